@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"sluice/bench/delay"
+	"sluice/bench/loopback"
+	"sluice/bench/write"
+)
+
+// benchCommand measures a running installation, or starts one to be measured.
+func benchCommand() *cli.Command {
+	return &cli.Command{
+		Name: "bench", Usage: "measure a running installation, or start one on this machine to try it out",
+		Subcommands: []*cli.Command{
+			{
+				Name: "delay", Usage: "measure how long an acked sample takes until a query shows it: a table, and a line of JSON",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "write.url", Value: "http://127.0.0.1:9009/api/v1/push", Usage: "where to write: a producer's remote_write"},
+					&cli.StringFlag{Name: "read.url", Value: "http://127.0.0.1:9009/prometheus", Usage: "where to ask: a reader's Prometheus API, as Grafana has it"},
+					&cli.StringFlag{Name: "tenant", Usage: "tenant to write to and to ask; default is to send none"},
+					&cli.DurationFlag{Name: "duration", Value: 30 * time.Second, Usage: "how long to write"},
+					&cli.DurationFlag{Name: "interval", Value: 100 * time.Millisecond, Usage: "between two samples"},
+					&cli.IntFlag{Name: "series", Value: 16, Usage: "series that are written in turn; with more than there are partitions, each is likely to be measured"},
+				},
+				Action: benchDelay,
+			},
+			{
+				Name: "write", Usage: "start Sluice and, where they are installed, Prometheus and VictoriaMetrics, send them the same remote write and compare what it costs them",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "series", Value: 200_000, Usage: "series, of twelve labels and some 340 bytes"},
+					&cli.IntFlag{Name: "scrapes", Value: 21, Usage: "samples of each series; the first is measured apart"},
+					&cli.IntFlag{Name: "per-request", Value: 2000, Usage: "samples in a request"},
+					&cli.IntFlag{Name: "protocol", Value: 1, Usage: "version of remote write, 1 or 2; Debian's peers know 1"},
+					&cli.IntFlag{Name: "tenants", Usage: "spread the requests over so many tenants; 0 = name none"},
+					&cli.IntFlag{Name: "rounds", Value: 3, Usage: "how often each is measured, in turn"},
+					&cli.IntFlag{Name: "connections", Value: 4, Usage: "requests at a time"},
+					&cli.StringFlag{Name: "dir", Value: "data/bench-write", Usage: "folder for their data, emptied after each"},
+				},
+				Action: benchWrite,
+			},
+			{
+				Name: "cluster", Usage: "run a whole installation on this machine: Kafka, S3, every stage doubled, two zones",
+				Flags: []cli.Flag{
+					&cli.StringFlag{Name: "dir", Value: "data/cluster", Usage: "folder for data, configuration and logs"},
+					stringFlag("kafka.brokers", "", "comma-separated brokers of a Kafka that runs already; default is to start one"),
+					stringFlag("kafka.jars", ".cache/kafka", "folder with Kafka's jars, where make tools puts them"),
+					&cli.StringFlag{Name: "java", Value: "java", Usage: "program that runs them, version 17 or newer"},
+					&cli.StringFlag{Name: "s3.server", Usage: "program of the S3 server versitygw; default is .cache/bin/versitygw, and a folder as the bucket if there is none"},
+					intFlag("log.partitions", 4, "partitions of the samples topic when it is created"),
+					&cli.IntFlag{Name: "first-port", Value: 9010, Usage: "first of some sixty ports on 127.0.0.1"},
+				},
+				Action: benchCluster,
+			},
+		},
+	}
+}
+
+func benchWrite(c *cli.Context) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	load := write.Load{
+		Series: c.Int("series"), Scrapes: c.Int("scrapes"), PerRequest: c.Int("per-request"), Tenants: c.Int("tenants"), Version: c.Int("protocol"),
+	}
+	if load.Series < 1 || load.Scrapes < 2 || load.PerRequest < 1 || load.Tenants < 0 || load.Version != 1 && load.Version != 2 || c.Int("rounds") < 1 || c.Int("connections") < 1 {
+		return errors.New("bench write: want at least one series, two scrapes, one sample a request, one round, one connection, and protocol 1 or 2")
+	}
+	all, err := write.Run(c.Context, write.Config{
+		Load: load, Targets: write.Targets(program, load.Version, load.Tenants), Rounds: c.Int("rounds"), Connections: c.Int("connections"), Dir: c.String("dir"),
+	}, os.Stderr)
+	return errors.Join(err, write.Print(os.Stdout, all))
+}
+
+func benchDelay(c *cli.Context) error {
+	report, err := delay.Run(c.Context, delay.Config{
+		WriteURL: c.String("write.url"), ReadURL: c.String("read.url"), Tenant: c.String("tenant"),
+		Duration: c.Duration("duration"), Interval: c.Duration("interval"), Series: c.Int("series"),
+	})
+	if report.Written > 0 { // interrupted, it is still worth a look
+		err = errors.Join(err, report.Print(os.Stdout))
+	}
+	if err != nil {
+		return err
+	}
+	return report.Err()
+}
+
+func benchCluster(c *cli.Context) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	s3 := c.String("s3.server")
+	if s3 == "" {
+		const installed = ".cache/bin/versitygw"
+		if _, err := os.Stat(installed); err == nil {
+			s3 = filepath.FromSlash(installed)
+		}
+	}
+	cluster, err := loopback.New(loopback.Config{
+		Sluice: program, Dir: c.String("dir"), Brokers: c.String("kafka.brokers"), Jars: c.String("kafka.jars"), Java: c.String("java"), S3: s3,
+		Partitions: c.Int("log.partitions"), FirstPort: c.Int("first-port"),
+	}, os.Stdout)
+	if err != nil {
+		return err
+	}
+	return cluster.Run(c.Context, nil)
+}

@@ -1,0 +1,203 @@
+package compactor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"sluice/internal/log"
+	"sluice/schema"
+)
+
+// What compactors leave for each other and for themselves after a restart, in the control topic:
+//
+//	compactor/shard/<n>              value: shardNote as JSON, written by whoever has tidied the shard, under its lease
+//	quarantine/<tenant>/<ulid>       value: setAsideNote as JSON: the block could not be read for merging
+//
+// A record without a value forgets its key. Losing any of it costs work, never data.
+const (
+	shardPrefix      = "compactor/shard/"
+	quarantinePrefix = "quarantine/"
+)
+
+// shardNote says when a shard was last seen to. Times are of the writer's clock, ms: they space out work, and a clock that
+// is wrong makes it be done more often.
+type shardNote struct {
+	By         string `json:"by"`
+	Tidied     int64  `json:"tidied"`
+	Reconciled int64  `json:"reconciled,omitempty"` // 0 = never
+	Missing    int    `json:"missing,omitempty"`    // blocks that were not in the bucket then
+}
+
+// setAsideNote says why a block is not merged.
+type setAsideNote struct {
+	At    int64  `json:"at"` // by the writer's clock, ms
+	By    string `json:"by"`
+	Cause string `json:"cause"`
+}
+
+// quarantineFor is how long a block stays set aside before a merge tries it again: what made it unreadable may have been
+// the store's, or somebody may have put it right.
+const quarantineFor = 24 * time.Hour
+
+// notes follows what compactors have left.
+type notes struct {
+	log    log.Log
+	table  *log.Table
+	logger *slog.Logger
+
+	mu       sync.Mutex // guards the rest
+	shards   [shards]shardNote
+	setAside map[blockKey]setAsideNote
+}
+
+func newNotes(l log.Log, logger *slog.Logger) *notes {
+	n := &notes{log: l, logger: logger, setAside: map[blockKey]setAsideNote{}}
+	n.table = log.NewTable(l, log.TopicControl, n.apply)
+	return n
+}
+
+func (n *notes) apply(rec *log.Record) {
+	if err := n.take(string(rec.Key), rec.Value); err != nil {
+		n.logger.Warn("note of a compactor skipped", "offset", rec.Offset, "err", err)
+	}
+}
+
+// take takes one record over; what is not ours is no error.
+func (n *notes) take(key string, value []byte) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if rest, ok := strings.CutPrefix(key, shardPrefix); ok {
+		i, err := strconv.Atoi(rest)
+		if err != nil || i < 0 || i >= shards || strconv.Itoa(i) != rest {
+			return fmt.Errorf("note of shard %.40q", rest)
+		}
+		var note shardNote
+		if len(value) > 0 {
+			if err := json.Unmarshal(value, &note); err != nil {
+				return fmt.Errorf("note of shard %d: %w", i, err)
+			}
+		}
+		n.shards[i] = note
+		return nil
+	}
+	rest, ok := strings.CutPrefix(key, quarantinePrefix)
+	if !ok {
+		return nil
+	}
+	name, text, _ := strings.Cut(rest, "/")
+	tenant, err := schema.ParseTenant(name)
+	id, err2 := ulid.ParseStrict(text)
+	if err := errors.Join(err, err2); err != nil {
+		return fmt.Errorf("block set aside %.80q: %w", rest, err)
+	}
+	if len(value) == 0 {
+		delete(n.setAside, blockKey{tenant, id})
+		return nil
+	}
+	var note setAsideNote
+	if err := json.Unmarshal(value, &note); err != nil {
+		return fmt.Errorf("block set aside %s of tenant %s: %w", id, tenant, err)
+	}
+	n.setAside[blockKey{tenant, id}] = note
+	return nil
+}
+
+func (n *notes) shard(i int) shardNote {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.shards[i]
+}
+
+// missing is how many blocks were not in the bucket at the last listings, over all shards.
+func (n *notes) missing() (sum int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.shards {
+		sum += s.Missing
+	}
+	return sum
+}
+
+// isSetAside says whether merges must leave the block alone at the time now.
+func (n *notes) isSetAside(key blockKey, now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	note, ok := n.setAside[key]
+	return ok && note.fresh(now)
+}
+
+func (s setAsideNote) fresh(now time.Time) bool {
+	return now.UnixMilli()-s.At < quarantineFor.Milliseconds()
+}
+
+// countSetAside is how many blocks merges leave alone.
+func (n *notes) countSetAside(now time.Time) (count int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, note := range n.setAside {
+		if note.fresh(now) {
+			count++
+		}
+	}
+	return count
+}
+
+// setAsideOf lists the blocks of a tenant that there is a note of.
+func (n *notes) setAsideOf(tenant schema.Tenant) (ids []ulid.ULID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for key := range n.setAside {
+		if key.tenant == tenant {
+			ids = append(ids, key.id)
+		}
+	}
+	return ids
+}
+
+// putShard writes the note of a shard. It holds here once it has come back through the log.
+func (n *notes) putShard(ctx context.Context, i int, note shardNote) error {
+	return n.put(ctx, shardPrefix+strconv.Itoa(i), note)
+}
+
+// putAside writes that a block is set aside, which holds here at once.
+func (n *notes) putAside(ctx context.Context, key blockKey, note setAsideNote) error {
+	n.mu.Lock()
+	n.setAside[key] = note
+	n.mu.Unlock()
+	return n.put(ctx, quarantineKey(key), note)
+}
+
+// lift forgets that a block was set aside.
+func (n *notes) lift(ctx context.Context, key blockKey) error {
+	n.mu.Lock()
+	delete(n.setAside, key)
+	n.mu.Unlock()
+	if err := n.log.Append(ctx, log.TopicControl, []log.Record{{Key: []byte(quarantineKey(key))}}); err != nil {
+		return fmt.Errorf("forget that block %s of tenant %s was set aside: %w", key.id, key.tenant, err)
+	}
+	return nil
+}
+
+func quarantineKey(key blockKey) string {
+	return quarantinePrefix + string(key.tenant) + "/" + key.id.String()
+}
+
+func (n *notes) put(ctx context.Context, key string, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode note %s: %w", key, err)
+	}
+	if err := n.log.Append(ctx, log.TopicControl, []log.Record{{Key: []byte(key), Value: value}}); err != nil {
+		return fmt.Errorf("write note %s: %w", key, err)
+	}
+	return nil
+}

@@ -1,0 +1,102 @@
+package fetch
+
+import (
+	"fmt"
+	"iter"
+
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"sluice/internal/merge"
+)
+
+// encoder writes series as frames. Prometheus' own one cannot give each part of a series its own query_index, and leaves
+// out a series without chunks, which is what a caller who asked for labels alone (the hint "series") gets.
+type encoder struct {
+	out    *lifeline
+	answer prompb.ChunkedReadResponse
+	series prompb.ChunkedSeries
+	chunks chunks.Iterator
+	buf    []byte
+}
+
+// chunked is a series that has its samples as chunks, which may reach beyond the range that was asked for: the client
+// leaves out what does.
+type chunked interface {
+	Chunks(chunks.Iterator) chunks.Iterator
+}
+
+// streamSeries writes the series of set; those of blocks with the place of each part. Partitions are merged already, and
+// what ranks their series may still have are the source's own affair.
+func streamSeries(out *lifeline, set storage.SeriesSet, labelsOnly, blocks bool) (annotations.Annotations, error) {
+	e := &encoder{out: out}
+	e.answer.ChunkedSeries = []*prompb.ChunkedSeries{&e.series}
+	for set.Next() {
+		parts := merge.Parts(set.At())
+		if !blocks {
+			parts = only(set.At())
+		}
+		for index, part := range parts {
+			e.answer.QueryIndex = int64(index)
+			e.series.Labels = prompb.FromLabels(part.Labels(), e.series.Labels)
+			if err := e.write(part, labelsOnly); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return set.Warnings(), set.Err()
+}
+
+// only is a series that is not taken apart.
+func only(s storage.Series) iter.Seq2[int, storage.Series] {
+	return func(yield func(int, storage.Series) bool) { yield(0, s) }
+}
+
+// write writes one part of a series, in as many frames as it needs.
+func (e *encoder) write(part storage.Series, labelsOnly bool) error {
+	e.series.Chunks = e.series.Chunks[:0]
+	if labelsOnly {
+		return e.flush()
+	}
+	if whole, ok := part.(chunked); ok {
+		e.chunks = whole.Chunks(e.chunks)
+	} else {
+		e.chunks = storage.NewSeriesToChunkEncoder(part).Iterator(e.chunks)
+	}
+	left := maxFrameBytes
+	for more := e.chunks.Next(); more; {
+		c := e.chunks.At()
+		e.series.Chunks = append(e.series.Chunks, prompb.Chunk{
+			MinTimeMs: c.MinTime, MaxTimeMs: c.MaxTime, Type: prompb.Chunk_Encoding(c.Chunk.Encoding()), Data: c.Chunk.Bytes(),
+		})
+		left -= len(c.Chunk.Bytes())
+		if more = e.chunks.Next(); more && left > 0 {
+			continue
+		}
+		if err := e.flush(); err != nil {
+			return err
+		}
+		e.series.Chunks, left = e.series.Chunks[:0], maxFrameBytes
+	}
+	if err := e.chunks.Err(); err != nil {
+		return fmt.Errorf("read chunks of a series: %w", err)
+	}
+	return nil
+}
+
+func (e *encoder) flush() error {
+	n := e.answer.Size()
+	if cap(e.buf) < n {
+		e.buf = make([]byte, n)
+	}
+	n, err := e.answer.MarshalToSizedBuffer(e.buf[:n])
+	if err != nil {
+		return fmt.Errorf("encode series: %w", err)
+	}
+	if err := e.out.Frame(e.buf[:n]); err != nil {
+		return fmt.Errorf("write series: %w", err)
+	}
+	return nil
+}

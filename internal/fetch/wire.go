@@ -1,0 +1,269 @@
+package fetch
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+
+	"sluice/schema"
+)
+
+// The endpoints, below the base URL. All are POST with a request as JSON.
+const (
+	pathSelect      = "/fetch/select"
+	pathLabelNames  = "/fetch/label_names"
+	pathLabelValues = "/fetch/label_values"
+	pathExemplars   = "/fetch/exemplars"
+	pathMetadata    = "/fetch/metadata"
+)
+
+const (
+	contentTypeJSON   = "application/json"
+	contentTypeChunks = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse"
+
+	// trailerEnd comes after the last series: without it the stream was cut, however cleanly the connection ended.
+	trailerEnd = "X-Sluice-End"
+
+	// maxFrameBytes is where the frames of a long series are cut; maxFrameLimit is what a client accepts, as one chunk
+	// may be longer than a frame ought to be.
+	maxFrameBytes = 1 << 20
+	maxFrameLimit = 64 << 20
+
+	maxRequestBytes = 4 << 20
+)
+
+// request is the head of every call; each endpoint reads the fields that it needs.
+type request struct {
+	Tenant schema.Tenant `json:"tenant"`
+	Mint   int64         `json:"mint"`
+	Maxt   int64         `json:"maxt"`
+	Asks   []Ask         `json:"asks,omitempty"`
+	Blocks []ulid.ULID   `json:"blocks,omitempty"` // in the place of asks
+	// Patience is how long the source may take to apply what the asks wait for, ns; 0 = as long as the caller is there.
+	Patience time.Duration `json:"patience,omitempty"`
+
+	Matchers []matcher   `json:"matchers,omitempty"`
+	Sets     [][]matcher `json:"sets,omitempty"`   // exemplars
+	Hints    *selectHint `json:"hints,omitempty"`  // select
+	Name     string      `json:"name,omitempty"`   // label values
+	Limit    int         `json:"limit,omitempty"`  // label names and values
+	Metric   string      `json:"metric,omitempty"` // metadata
+}
+
+// matcher holds name and value as bytes, as JSON would mend what is not UTF-8.
+type matcher struct {
+	Type  labels.MatchType `json:"type"`
+	Name  []byte           `json:"name"`
+	Value []byte           `json:"value"`
+}
+
+// selectHint is storage.SelectHints without what no source of ours looks at.
+type selectHint struct {
+	Start           int64    `json:"start"`
+	End             int64    `json:"end"`
+	Limit           int      `json:"limit,omitempty"`
+	Step            int64    `json:"step,omitempty"`
+	Func            string   `json:"func,omitempty"`
+	Grouping        []string `json:"grouping,omitempty"`
+	By              bool     `json:"by,omitempty"`
+	Range           int64    `json:"range,omitempty"`
+	ShardCount      uint64   `json:"shard_count,omitempty"`
+	ShardIndex      uint64   `json:"shard_index,omitempty"`
+	DisableTrimming bool     `json:"disable_trimming,omitempty"`
+}
+
+// headTag is the key of field 15, length-delimited: what a frame with a streamHead begins with.
+const headTag = 15<<3 | 2
+
+// streamHead is what is known before the first series.
+type streamHead struct {
+	Applied Applied `json:"applied,omitempty"`
+}
+
+// frame returns h as the payload of a frame.
+func (h streamHead) frame() ([]byte, error) {
+	b, err := json.Marshal(h)
+	if err != nil {
+		return nil, fmt.Errorf("encode head: %w", err)
+	}
+	return append(binary.AppendUvarint([]byte{headTag}, uint64(len(b))), b...), nil
+}
+
+// parseHead is frame's inverse; false for a frame that holds no head.
+func parseHead(b []byte) (h streamHead, ok bool, _ error) {
+	if len(b) == 0 || b[0] != headTag {
+		return h, false, nil
+	}
+	n, size := binary.Uvarint(b[1:])
+	if size <= 0 || n != uint64(len(b)-1-size) {
+		return h, true, errors.New("head of the stream has another length than it says")
+	}
+	if err := json.Unmarshal(b[1+size:], &h); err != nil {
+		return h, true, fmt.Errorf("decode head of the stream: %w", err)
+	}
+	return h, true, nil
+}
+
+// envelope holds the answer of every call but select.
+type envelope struct {
+	Error   *wireError `json:"error,omitempty"`
+	Applied Applied    `json:"applied,omitempty"`
+	Answer  any        `json:"answer,omitempty"`
+}
+
+// end is the value of trailerEnd: an error, or the warnings of a stream that is complete.
+type end struct {
+	Error    *wireError `json:"error,omitempty"`
+	Warnings []string   `json:"warnings,omitempty"`
+}
+
+// wireError carries the errors that a caller tells apart.
+type wireError struct {
+	Hole *HoleError `json:"hole,omitempty"`
+
+	ID         schema.ErrorID `json:"id,omitempty"`
+	Status     int            `json:"status,omitempty"`
+	RetryAfter time.Duration  `json:"retry_after,omitempty"` // ns
+	Message    string         `json:"message"`
+}
+
+type stringsAnswer struct {
+	Values   []string `json:"values"`
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+type exemplarAnswer struct {
+	Labels    map[string]string `json:"labels"`
+	Exemplars []wireExemplar    `json:"exemplars"`
+}
+
+type wireExemplar struct {
+	Labels map[string]string `json:"labels"`
+	Bits   uint64            `json:"bits"` // the value: JSON has neither NaN nor infinities
+	Time   int64             `json:"time"`
+	HasTS  bool              `json:"has_ts"`
+}
+
+func packMatchers(ms []*labels.Matcher) []matcher {
+	packed := make([]matcher, len(ms))
+	for i, m := range ms {
+		packed[i] = matcher{m.Type, []byte(m.Name), []byte(m.Value)}
+	}
+	return packed
+}
+
+func unpackMatchers(packed []matcher) ([]*labels.Matcher, error) {
+	ms := make([]*labels.Matcher, len(packed))
+	for i, p := range packed {
+		if p.Type < labels.MatchEqual || p.Type > labels.MatchNotRegexp {
+			return nil, fmt.Errorf("matcher type %d is unknown", p.Type)
+		}
+		m, err := labels.NewMatcher(p.Type, string(p.Name), string(p.Value))
+		if err != nil {
+			return nil, fmt.Errorf("make matcher: %w", err)
+		}
+		ms[i] = m
+	}
+	return ms, nil
+}
+
+func packHints(h *storage.SelectHints) *selectHint {
+	if h == nil {
+		return nil
+	}
+	return &selectHint{
+		Start: h.Start, End: h.End, Limit: h.Limit, Step: h.Step, Func: h.Func, Grouping: h.Grouping, By: h.By, Range: h.Range,
+		ShardCount: h.ShardCount, ShardIndex: h.ShardIndex, DisableTrimming: h.DisableTrimming,
+	}
+}
+
+func (h *selectHint) unpack() *storage.SelectHints {
+	if h == nil {
+		return nil
+	}
+	return &storage.SelectHints{
+		Start: h.Start, End: h.End, Limit: h.Limit, Step: h.Step, Func: h.Func, Grouping: h.Grouping, By: h.By, Range: h.Range,
+		ShardCount: h.ShardCount, ShardIndex: h.ShardIndex, DisableTrimming: h.DisableTrimming,
+	}
+}
+
+func packError(err error) *wireError {
+	var hole *HoleError
+	var se *schema.Error
+	switch {
+	case errors.As(err, &hole):
+		return &wireError{Hole: hole, Status: http.StatusConflict, Message: err.Error()}
+	case errors.As(err, &se):
+		message := se.Message
+		if se.Cause != nil {
+			message += ": " + se.Cause.Error()
+		}
+		return &wireError{ID: se.ID, Status: se.Status, RetryAfter: se.RetryAfter, Message: message}
+	}
+	return &wireError{Status: http.StatusInternalServerError, Message: err.Error()}
+}
+
+// unpack is packError's inverse, as far as errors can travel: a cause comes back as a part of the message.
+func (e *wireError) unpack() error {
+	switch {
+	case e.Hole != nil:
+		return e.Hole
+	case e.ID != "":
+		return &schema.Error{ID: e.ID, Status: e.Status, Message: e.Message, RetryAfter: e.RetryAfter}
+	}
+	return errors.New(e.Message)
+}
+
+// header returns v as JSON that is fit for a header field: no line breaks, no bytes beyond ASCII.
+func header(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil { // only strings and numbers are marshalled here
+		return `{"error":{"message":"error could not be encoded"}}`
+	}
+	out := make([]byte, 0, len(b))
+	for _, r := range string(b) {
+		switch {
+		case r < 0x80:
+			out = append(out, byte(r))
+		case r > 0xffff:
+			out = append(out, `\ufffd`...)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return string(out)
+}
+
+func packExemplars(found []exemplar.QueryResult) []exemplarAnswer {
+	packed := make([]exemplarAnswer, len(found))
+	for i, f := range found {
+		packed[i] = exemplarAnswer{Labels: f.SeriesLabels.Map(), Exemplars: make([]wireExemplar, len(f.Exemplars))}
+		for j, e := range f.Exemplars {
+			packed[i].Exemplars[j] = wireExemplar{e.Labels.Map(), math.Float64bits(e.Value), e.Ts, e.HasTs}
+		}
+	}
+	return packed
+}
+
+func unpackExemplars(packed []exemplarAnswer) []exemplar.QueryResult {
+	found := make([]exemplar.QueryResult, len(packed))
+	for i, p := range packed {
+		found[i] = exemplar.QueryResult{SeriesLabels: labels.FromMap(p.Labels), Exemplars: make([]exemplar.Exemplar, len(p.Exemplars))}
+		for j, e := range p.Exemplars {
+			found[i].Exemplars[j] = exemplar.Exemplar{Labels: labels.FromMap(e.Labels), Value: math.Float64frombits(e.Bits), Ts: e.Time, HasTs: e.HasTS}
+		}
+	}
+	return found
+}
+
+type metadataAnswer map[string][]metadata.Metadata

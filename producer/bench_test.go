@@ -1,0 +1,107 @@
+package producer
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/labels"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+	"github.com/stretchr/testify/require"
+
+	"sluice/schema"
+)
+
+// benchLabels are twelve labels, some 330 bytes on the wire, as a node in a cluster has them.
+func benchLabels(i int) labels.Labels {
+	return labels.FromStrings(
+		"__name__", "container_network_receive_packets_total", "cluster", "eu-west-1", "container", "application-server",
+		"endpoint", "https-metrics", "id", fmt.Sprintf("/kubepods/pod%08x", uint32(i*2654435761)), "image", "app:v1.22.333",
+		"instance", fmt.Sprintf("10.12.%d.%d:10250", i/250, i%250), "interface", "eth0", "job", "kubelet", "namespace", "customer-facing",
+		"node", fmt.Sprintf("ip-10-12-%d-%d", i/250, i%250), "pod", fmt.Sprintf("application-server-%05d", i),
+	)
+}
+
+func benchBody(n int) (body []byte, labelBytes int) {
+	for i := range n {
+		var ls []schema.Label
+		benchLabels(i).Range(func(l labels.Label) {
+			ls = append(ls, schema.Label{Name: []byte(l.Name), Value: []byte(l.Value)})
+		})
+		payload := schema.AppendLabels(nil, ls)
+		labelBytes = len(payload)
+		body = schema.AppendTimeSeries(body, schema.AppendSample(payload, testNow.UnixMilli(), 0, float64(i)))
+	}
+	return body, labelBytes
+}
+
+const benchSeries = 2000
+
+// BenchmarkWalkV1 is the way from a decoded request to its records: one sample per series.
+func BenchmarkWalkV1(b *testing.B) {
+	f := newFixture(b, Config{}, "", 16)
+	f.log.discard = true
+	body, labelBytes := benchBody(benchSeries)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		require.NoError(b, f.Push(b.Context(), "team-a", body))
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/benchSeries, "ns/sample")
+	b.ReportMetric(float64(labelBytes), "label-bytes/series")
+}
+
+func benchHandler(b *testing.B, body []byte, contentType string) {
+	f := newFixture(b, Config{}, "", 16)
+	f.log.discard = true
+	packed := snappy.Encode(nil, body)
+	rd := bytes.NewReader(packed)
+	r := httptest.NewRequest(http.MethodPost, "/api/v1/push", rd)
+	r.Header.Set("Content-Type", contentType)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		rd.Reset(packed)
+		r.Body = io.NopCloser(rd)
+		w := httptest.NewRecorder()
+		f.serve(w, r)
+		if w.Code != http.StatusNoContent {
+			b.Fatal(w.Body)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/benchSeries, "ns/sample")
+}
+
+// BenchmarkHandlerV1 is the same with HTTP headers and snappy.
+func BenchmarkHandlerV1(b *testing.B) {
+	body, _ := benchBody(benchSeries)
+	benchHandler(b, body, "application/x-protobuf")
+}
+
+func BenchmarkHandlerV2(b *testing.B) {
+	bld := newBuilder()
+	for i := range benchSeries {
+		bld.add(benchLabels(i)).Samples = []writev2.Sample{{Timestamp: testNow.UnixMilli(), Value: float64(i)}}
+	}
+	benchHandler(b, marshal(b, bld.request()), contentTypeV2)
+}
+
+// Nothing on the way of a known-good request allocates per series.
+func TestNoAllocationPerSeries(t *testing.T) {
+	f := newFixture(t, Config{}, "", 4)
+	f.log.discard = true
+	allocs := func(series int) float64 {
+		body, _ := benchBody(series)
+		return testing.AllocsPerRun(50, func() {
+			if err := f.Push(t.Context(), "team-a", body); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	// The pool may be emptied by a collection, so a few allocations are allowed; one for each series would be thousands.
+	require.Less(t, allocs(4000)-allocs(10), 100.0)
+}

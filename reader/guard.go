@@ -1,0 +1,278 @@
+package reader
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/util/httputil"
+
+	"sluice/internal/web"
+	"sluice/schema"
+)
+
+const (
+	consistencyHeader = "X-Read-Consistency"
+	consistencyStrong = "strong"
+	consistencyWeak   = "eventual"
+
+	maxFormBytes    = 1 << 20
+	maxReadBytes    = 1 << 20 // remote read, compressed
+	maxReadUnpacked = 8 << 20
+)
+
+// guard stands before an endpoint: it finds out who asks and how, refuses what must not reach the parser, and makes the
+// answer say what went wrong on our side.
+func (r *Reader) guard(endpoint, promql string) http.Handler {
+	serve := r.api
+	switch endpoint {
+	case metadataEndpoint:
+		serve = http.HandlerFunc(r.serveMetadata)
+	case buildEndpoint:
+		serve = http.HandlerFunc(r.serveBuildInfo)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodOptions {
+			r.api.ServeHTTP(w, req)
+			return
+		}
+		start := time.Now()
+		opts := &options{}
+		out := &answer{ResponseWriter: w, opts: opts}
+		defer func() {
+			r.metrics.queries.WithLabelValues(strconv.Itoa(out.code())).Inc()
+			r.metrics.seconds.WithLabelValues(endpoint).Observe(time.Since(start).Seconds())
+		}()
+		err := r.Ready()
+		if err == nil {
+			err = r.prepare(out, req, opts, promql)
+		}
+		if err == nil && endpoint == "/read" {
+			err = limitRead(out, req)
+		}
+		if err != nil {
+			respondError(out, req, err)
+			return
+		}
+		ctx := web.WithTenant(withOptions(req.Context(), opts), opts.tenant)
+		serve.ServeHTTP(out, req.WithContext(ctx))
+	})
+}
+
+// prepare fills in opts from the request and checks its PromQL.
+func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options, promql string) error {
+	var err error
+	if opts.tenant, err = r.tenancy.Tenant(req); err != nil {
+		return err
+	}
+	switch c := req.Header.Get(consistencyHeader); c {
+	case "", consistencyWeak:
+	case consistencyStrong:
+		opts.strong = true
+	default:
+		return badData("%s is %q, must be %q or %q", consistencyHeader, c, consistencyStrong, consistencyWeak)
+	}
+	if promql == "" {
+		opts.partial = isTrue(req.URL.Query().Get("partial_response"))
+		return nil
+	}
+	req.Body = http.MaxBytesReader(w, req.Body, maxFormBytes)
+	// The handlers read their fields by FormValue, which knows multipart forms: look where they look.
+	kind, _, _ := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	if kind == "multipart/form-data" {
+		err = req.ParseMultipartForm(maxFormBytes)
+	} else {
+		err = req.ParseForm()
+	}
+	if err != nil {
+		return badData("form cannot be read: %v", err)
+	}
+	opts.partial = isTrue(req.Form.Get("partial_response"))
+	for _, q := range req.Form[promql] {
+		if err := checkQuery(q); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isTrue(s string) bool {
+	b, err := strconv.ParseBool(s)
+	return err == nil && b
+}
+
+func badData(format string, args ...any) *schema.Error {
+	return schema.NewError(schema.ErrDecode, http.StatusBadRequest, format, args...)
+}
+
+// limitRead holds a remote read to its limits before Prometheus' handler decompresses it, which trusts the length that
+// the body claims.
+func limitRead(w http.ResponseWriter, req *http.Request) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxReadBytes))
+	if err != nil {
+		return schema.NewError(schema.ErrBodyTooLarge, http.StatusRequestEntityTooLarge, "remote read request cannot be read (limit %d bytes): %v", maxReadBytes, err)
+	}
+	if n, err := snappy.DecodedLen(body); err != nil || n > maxReadUnpacked {
+		return schema.NewError(schema.ErrDecompress, http.StatusBadRequest, "remote read request of %d bytes does not decompress to at most %d", len(body), maxReadUnpacked)
+	}
+	req.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+// answer is a ResponseWriter that knows what failed.
+type answer struct {
+	http.ResponseWriter
+	opts   *options
+	status int
+}
+
+// WriteHeader puts the status of a failure of ours in the place of a plain 500, and says when to come back. When the head
+// is out already, the connection is cut: what was sent must not be taken for the whole.
+func (a *answer) WriteHeader(status int) {
+	failure := a.opts.noted()
+	if a.status != 0 {
+		if status >= 500 {
+			panic(http.ErrAbortHandler)
+		}
+		return
+	}
+	if status >= 500 && failure != nil {
+		status = failure.Status
+		web.SetRetryAfter(a.ResponseWriter, failure.RetryAfter)
+	}
+	a.status = status
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	if a.status == 0 {
+		a.WriteHeader(http.StatusOK)
+	}
+	return a.ResponseWriter.Write(b)
+}
+
+// Flush is wanted by remote read's streams. An answer without a body yet stays open for its status.
+func (a *answer) Flush() {
+	if f, ok := a.ResponseWriter.(http.Flusher); ok && a.status != 0 {
+		f.Flush()
+	}
+}
+
+// Unwrap serves http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answer) code() int {
+	if a.status == 0 {
+		return http.StatusOK
+	}
+	return a.status
+}
+
+// respondError answers in Prometheus' shape.
+func respondError(w http.ResponseWriter, req *http.Request, err error) {
+	var se *schema.Error
+	if !errors.As(err, &se) {
+		se = &schema.Error{Status: http.StatusInternalServerError, Message: err.Error()}
+	}
+	kind := "bad_data"
+	switch {
+	case se.ID == schema.ErrNoTenant:
+		kind = "unauthorized"
+	case se.Status == http.StatusServiceUnavailable:
+		kind = "unavailable"
+	case se.Status >= 500:
+		kind = "internal"
+	}
+	httputil.SetCORS(w, corsOrigin(), req)
+	if a, ok := w.(*answer); ok {
+		a.opts.note(se)
+	}
+	respond(w, se.Status, map[string]any{"status": "error", "errorType": kind, "error": err.Error()})
+}
+
+func respond(w http.ResponseWriter, status int, body map[string]any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the client has gone
+}
+
+// serveMetadata answers /metadata, which Prometheus' handler takes from its scrape targets.
+func (r *Reader) serveMetadata(w http.ResponseWriter, req *http.Request) {
+	limit, err := number(req, "limit")
+	perMetric, err2 := number(req, "limit_per_metric")
+	if err != nil || err2 != nil {
+		respondError(w, req, badData("limit and limit_per_metric must be numbers"))
+		return
+	}
+	found, err := r.metadata(req.Context(), req.FormValue("metric"))
+	if err != nil {
+		respondError(w, req, err)
+		return
+	}
+	data := map[string][]metadata.Metadata{}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		ms := found[name]
+		if limit >= 0 && len(data) >= limit {
+			break
+		}
+		if perMetric > 0 && len(ms) > perMetric {
+			ms = ms[:perMetric]
+		}
+		data[name] = ms
+	}
+	httputil.SetCORS(w, corsOrigin(), req)
+	respond(w, http.StatusOK, map[string]any{"status": "success", "data": data})
+}
+
+func number(req *http.Request, name string) (int, error) {
+	s := req.FormValue(name)
+	if s == "" {
+		return -1, nil
+	}
+	return strconv.Atoi(s)
+}
+
+// serveBuildInfo answers what Grafana decides by: the version of the Prometheus whose API and engine this is.
+func (r *Reader) serveBuildInfo(w http.ResponseWriter, req *http.Request) {
+	info := map[string]string{
+		"application": "Sluice", "version": prometheusVersion(), "sluiceVersion": r.cfg.Version,
+		"revision": "", "branch": "", "buildUser": "", "buildDate": "", "goVersion": "",
+	}
+	if b, ok := debug.ReadBuildInfo(); ok {
+		info["goVersion"] = strings.TrimPrefix(b.GoVersion, "go")
+	}
+	httputil.SetCORS(w, corsOrigin(), req)
+	respond(w, http.StatusOK, map[string]any{"status": "success", "data": info})
+}
+
+// prometheusVersion derives the version of Prometheus from that of its module: v0.315.0 is 3.15.0.
+func prometheusVersion() string {
+	const fallback = "3.15.0"
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return fallback
+	}
+	for _, dep := range b.Deps {
+		parts := strings.Split(strings.TrimPrefix(dep.Version, "v"), ".")
+		if dep.Path != "github.com/prometheus/prometheus" || len(parts) != 3 || len(parts[1]) != 3 {
+			continue
+		}
+		minor, err := strconv.Atoi(parts[1][1:])
+		if err != nil {
+			return fallback
+		}
+		return parts[1][:1] + "." + strconv.Itoa(minor) + "." + parts[2]
+	}
+	return fallback
+}

@@ -1,0 +1,339 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"sluice/internal/merge"
+	"sluice/internal/web"
+	"sluice/schema"
+)
+
+// options are how a caller wants to be answered. They travel in the context.
+type options struct {
+	tenant  schema.Tenant
+	strong  bool // see everything that was acknowledged before the query, even if no consumer has applied it yet
+	partial bool // a part of the answer, with a warning, instead of an error
+
+	mu      sync.Mutex
+	failure *schema.Error // the first one; decides status and Retry-After
+}
+
+type optionsKey struct{}
+
+func withOptions(ctx context.Context, o *options) context.Context {
+	return context.WithValue(ctx, optionsKey{}, o)
+}
+
+// optionsFrom returns the options of ctx; without any it makes the plain ones of the tenant in ctx.
+func optionsFrom(ctx context.Context) (*options, error) {
+	if o, ok := ctx.Value(optionsKey{}).(*options); ok {
+		return o, nil
+	}
+	tenant, ok := web.TenantFrom(ctx)
+	if !ok {
+		return nil, errors.New("query without a tenant in its context")
+	}
+	return &options{tenant: tenant}, nil
+}
+
+func (o *options) note(err *schema.Error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.failure == nil {
+		o.failure = err
+	}
+}
+
+func (o *options) noted() *schema.Error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.failure
+}
+
+// query is a tenant's view shared by all calls of one querier.
+type query struct {
+	reader *Reader
+	opts   *options
+
+	mu   sync.Mutex
+	view *view
+}
+
+// current returns the view that calls start from.
+func (q *query) current(ctx context.Context) (*view, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.view == nil {
+		v, err := q.reader.newView(ctx, q.opts, nil)
+		if err != nil {
+			return nil, err
+		}
+		q.view = v
+	}
+	return q.view.copy(), nil
+}
+
+// use makes later calls start from what was learned.
+func (q *query) use(v *view) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.view = v.copy()
+}
+
+// copy gives a call its own notes, as calls run at the same time.
+func (v *view) copy() *view {
+	c := *v
+	c.avoid, c.skip, c.shipped, c.cut = make(map[avoidKey]error, len(v.avoid)), make(map[string]error, len(v.skip)), maps.Clone(v.shipped), maps.Clone(v.cut)
+	for k, err := range v.avoid {
+		c.avoid[k] = err
+	}
+	for k, err := range v.skip {
+		c.skip[k] = err
+	}
+	return &c
+}
+
+// querier is the storage.Querier over everything. It is lazy, as the tenant comes with the context of the first call.
+type querier struct {
+	reader     *Reader
+	mint, maxt int64
+
+	mu      sync.Mutex
+	query   *query
+	closers []func() error
+	closed  bool
+	running sync.WaitGroup
+}
+
+func (q *querier) start(ctx context.Context) (*query, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return nil, errors.New("querier is closed")
+	}
+	if q.query == nil {
+		opts, err := optionsFrom(ctx)
+		if err != nil {
+			return nil, err
+		}
+		q.query = &query{reader: q.reader, opts: opts}
+	}
+	return q.query, nil
+}
+
+// Select starts to select and returns at once: the selectors of a query work side by side. The set is sorted always.
+func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
+	qry, err := q.start(ctx)
+	if err != nil {
+		return storage.ErrSeriesSet(err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	set := &pendingSet{done: make(chan struct{}), query: qry}
+	if !q.begin(func() error { cancel(); return nil }) {
+		cancel()
+		return storage.ErrSeriesSet(errors.New("querier is closed"))
+	}
+	ms = slices.Clone(ms)
+	go func() {
+		defer q.running.Done()
+		defer close(set.done)
+		set.SeriesSet = q.selectAll(ctx, qry, hints, ms)
+	}()
+	return set
+}
+
+// begin registers a goroutine and how to stop it; false after Close.
+func (q *querier) begin(stop func() error) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.running.Add(1)
+	q.closers = append(q.closers, stop)
+	return true
+}
+
+func (q *querier) selectAll(ctx context.Context, qry *query, hints *storage.SelectHints, ms []*labels.Matcher) storage.SeriesSet {
+	mint, maxt, limit := q.mint, q.maxt, 0
+	if hints != nil {
+		limit = hints.Limit
+		if hints.Start <= hints.End { // remote read may send none
+			mint, maxt = max(mint, hints.Start), min(maxt, hints.End)
+		}
+	}
+	got, err := ask(ctx, qry, question[storage.SeriesSet]{
+		blocks: true, mint: mint, maxt: maxt,
+		put: func(ctx context.Context, s *source) (storage.SeriesSet, error) {
+			sq, err := s.querier(ctx, q.reader, qry.opts.tenant, q.mint, q.maxt)
+			if err != nil {
+				return nil, err
+			}
+			return prime(s.ranked(sq.Select(ctx, true, hints, slices.Clone(ms)...)))
+		},
+	})
+	if err != nil {
+		return storage.ErrSeriesSet(err)
+	}
+	q.keep(got.close)
+	set := storage.NewMergeSeriesSet(got.answers, limit, merge.Series)
+	if len(got.warnings) == 0 {
+		return set
+	}
+	return &warnedSet{set, got.warnings}
+}
+
+func (q *querier) keep(close func() error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closers = append(q.closers, close)
+}
+
+// LabelNames returns the names of labels in the sources, sorted.
+func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return q.strings(ctx, hints, func(ctx context.Context, sq storage.Querier) ([]string, annotations.Annotations, error) {
+		return sq.LabelNames(ctx, hints, slices.Clone(ms)...)
+	})
+}
+
+// LabelValues returns the values of a label in the sources, sorted.
+func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return q.strings(ctx, hints, func(ctx context.Context, sq storage.Querier) ([]string, annotations.Annotations, error) {
+		return sq.LabelValues(ctx, name, hints, slices.Clone(ms)...)
+	})
+}
+
+func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, get func(context.Context, storage.Querier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
+	qry, err := q.start(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	type answer struct {
+		values   []string
+		warnings annotations.Annotations
+	}
+	got, err := ask(ctx, qry, question[answer]{
+		blocks: true, mint: q.mint, maxt: q.maxt,
+		put: func(ctx context.Context, s *source) (answer, error) {
+			sq, err := s.querier(ctx, q.reader, qry.opts.tenant, q.mint, q.maxt)
+			if err != nil {
+				return answer{}, err
+			}
+			values, warnings, err := get(ctx, sq)
+			return answer{values, warnings}, err
+		},
+	})
+	if err != nil {
+		return nil, nil, qry.told(err)
+	}
+	q.keep(got.close)
+	var all []string
+	for _, a := range got.answers {
+		all = append(all, a.values...)
+		got.warnings.Merge(a.warnings)
+	}
+	return sortedUnique(all, hints), got.warnings, nil
+}
+
+func sortedUnique(all []string, hints *storage.LabelHints) []string {
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if hints != nil && hints.Limit > 0 && len(all) > hints.Limit {
+		all = all[:hints.Limit]
+	}
+	return all
+}
+
+// Close stops what is under way, waits for it and closes every source.
+func (q *querier) Close() error {
+	q.mu.Lock()
+	q.closed = true
+	stop := q.closers
+	q.closers = nil
+	q.mu.Unlock()
+	var errs []error
+	for _, f := range stop {
+		errs = append(errs, f())
+	}
+	q.running.Wait()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, f := range q.closers { // opened while we waited
+		errs = append(errs, f())
+	}
+	q.closers = nil
+	return errors.Join(errs...)
+}
+
+// pendingSet waits for a Select that is under way.
+type pendingSet struct {
+	storage.SeriesSet
+	done  chan struct{}
+	query *query
+}
+
+func (s *pendingSet) Next() bool {
+	<-s.done
+	return s.SeriesSet.Next()
+}
+
+func (s *pendingSet) Err() error {
+	<-s.done
+	return s.query.told(s.SeriesSet.Err())
+}
+
+func (s *pendingSet) Warnings() annotations.Annotations {
+	<-s.done
+	return s.SeriesSet.Warnings()
+}
+
+// warnedSet adds warnings to a set's own.
+type warnedSet struct {
+	storage.SeriesSet
+	warnings annotations.Annotations
+}
+
+func (s *warnedSet) Warnings() annotations.Annotations {
+	var all annotations.Annotations
+	all.Merge(s.SeriesSet.Warnings())
+	all.Merge(s.warnings)
+	return all
+}
+
+// primedSet has its first series at hand. A source that fails does so then, while the question can still be put again.
+type primedSet struct {
+	storage.SeriesSet
+	first, any bool
+}
+
+func prime(set storage.SeriesSet) (storage.SeriesSet, error) {
+	p := &primedSet{SeriesSet: set, first: true, any: set.Next()}
+	if !p.any && set.Err() != nil {
+		return nil, set.Err()
+	}
+	return p, nil
+}
+
+func (p *primedSet) Next() bool {
+	if p.first {
+		p.first = false
+		return p.any
+	}
+	p.any = p.any && p.SeriesSet.Next()
+	return p.any
+}
+
+// chunkQuerier gives the same as chunks.
+type chunkQuerier struct{ *querier }
+
+func (q chunkQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.ChunkSeriesSet {
+	return storage.NewSeriesSetToChunkSet(q.querier.Select(ctx, sorted, hints, ms...))
+}

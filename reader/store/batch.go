@@ -1,0 +1,287 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/tsdb/index"
+	"github.com/prometheus/prometheus/tsdb/tombstones"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"sluice/internal/merge"
+)
+
+// batchSeries is how many series are read at a time.
+const batchSeries = 4096
+
+// seriesSet gives the series of refs, batch by batch: first the index pages of all series of a batch are fetched, then
+// the chunk pages of all their chunks in range. What a batch needs is then copied out of the pages, so that iterating
+// does no I/O, cannot fail on the bucket and does not depend on what the cache keeps.
+type seriesSet struct {
+	ctx        context.Context
+	block      *block
+	refs       []storage.SeriesRef // not yet read
+	hints      storage.SelectHints
+	mint, maxt int64
+	whole      bool // see SelectWhole
+
+	cur storage.SeriesSet // over the current batch
+	err error
+}
+
+func (s *seriesSet) Next() bool {
+	for s.err == nil {
+		if s.cur != nil {
+			if s.cur.Next() {
+				return true
+			}
+			if s.err = s.cur.Err(); s.err != nil {
+				break
+			}
+			s.cur = nil
+		}
+		if len(s.refs) == 0 {
+			return false
+		}
+		n := min(batchSeries, len(s.refs))
+		s.cur, s.err = s.prepare(s.refs[:n])
+		s.refs = s.refs[n:]
+	}
+	s.err = s.block.index.file.fail(s.err)
+	return false
+}
+
+func (s *seriesSet) At() storage.Series                { return s.cur.At() }
+func (s *seriesSet) Err() error                        { return s.err }
+func (s *seriesSet) Warnings() annotations.Annotations { return nil }
+
+// prepare reads a batch and puts Prometheus' own block querier over it.
+func (s *seriesSet) prepare(refs []storage.SeriesRef) (_ storage.SeriesSet, err error) {
+	defer recovered(s.block.index.file, &err)
+	b := &batch{}
+	err = s.block.index.series(s.ctx, refs, true, func(ref storage.SeriesRef, builder *labels.ScratchBuilder, metas []chunks.Meta) error {
+		from := len(b.metas)
+		for _, m := range metas {
+			if m.OverlapsClosedInterval(s.mint, s.maxt) {
+				b.metas = append(b.metas, m)
+			}
+		}
+		if from == len(b.metas) {
+			return nil
+		}
+		ls := builder.Labels()
+		if s.hints.ShardCount > 0 && labels.StableHash(ls)%s.hints.ShardCount != s.hints.ShardIndex {
+			b.metas = b.metas[:from]
+			return nil
+		}
+		b.series = append(b.series, batchEntry{ref, ls, from, len(b.metas)})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	// Entries longer than thought were read last.
+	slices.SortFunc(b.series, func(x, y batchEntry) int {
+		if x.ref < y.ref {
+			return -1
+		}
+		return 1
+	})
+	if s.hints.Func != "series" {
+		if err := b.load(s.ctx, s.block); err != nil {
+			return nil, err
+		}
+	}
+	if s.whole {
+		return &wholeSet{batch: b}, nil
+	}
+	q, err := tsdb.NewBlockQuerier(b, s.mint, s.maxt)
+	if err != nil {
+		return nil, fmt.Errorf("open batch: %w", err)
+	}
+	hints := s.hints
+	hints.ShardCount = 0                                                                         // done above
+	return q.Select(s.ctx, false, &hints, labels.MustNewMatcher(labels.MatchEqual, "", "")), nil // all of the batch
+}
+
+// wholeSet gives the series of a batch with their chunks as they are.
+type wholeSet struct {
+	batch *batch
+	next  int
+	cur   wholeSeries
+	err   error
+}
+
+func (s *wholeSet) Next() bool {
+	b := s.batch
+	if s.err != nil || s.next == len(b.series) {
+		return false
+	}
+	e := &b.series[s.next]
+	s.next++
+	metas := slices.Clone(b.metas[e.from:e.to])
+	for i := range metas {
+		if b.chunks == nil {
+			metas = nil // labels alone were asked for
+			break
+		}
+		if metas[i].Chunk, _, s.err = b.ChunkOrIterable(metas[i]); s.err != nil {
+			return false
+		}
+	}
+	s.cur = wholeSeries{merge.SeriesOfChunks(e.labels, metas), metas}
+	return true
+}
+
+func (s *wholeSet) At() storage.Series              { return s.cur }
+func (s *wholeSet) Err() error                      { return s.err }
+func (*wholeSet) Warnings() annotations.Annotations { return nil }
+
+// wholeSeries is a series that gives its chunks to whoever passes them on.
+type wholeSeries struct {
+	storage.Series
+	metas []chunks.Meta
+}
+
+// Chunks returns the chunks.
+func (s wholeSeries) Chunks(chunks.Iterator) chunks.Iterator {
+	return storage.NewListChunkSeriesIterator(s.metas...)
+}
+
+// batch is a number of series with their chunks in memory, as a block.
+type batch struct {
+	series []batchEntry
+	metas  []chunks.Meta // in range; Ref is the position in chunks
+	chunks []batchChunk
+}
+
+type batchEntry struct {
+	ref      storage.SeriesRef
+	labels   labels.Labels
+	from, to int // of metas
+}
+
+type batchChunk struct {
+	enc  chunkenc.Encoding
+	data []byte
+}
+
+// load reads the chunks, segment by segment in the order of the file.
+func (b *batch) load(ctx context.Context, blk *block) error {
+	b.chunks = make([]batchChunk, len(b.metas))
+	order := make([]int, len(b.metas))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(x, y int) int {
+		if b.metas[x].Ref < b.metas[y].Ref { // a ref is segment << 32 | offset
+			return -1
+		}
+		return 1
+	})
+	for len(order) > 0 {
+		segment, _ := chunks.BlockChunkRef(b.metas[order[0]].Ref).Unpack()
+		n := 1
+		for n < len(order) && int(b.metas[order[n]].Ref>>32) == segment {
+			n++
+		}
+		if segment >= len(blk.segments) {
+			return fmt.Errorf("series refers to segment %d of %d", segment+1, len(blk.segments))
+		}
+		f := blk.segments[segment]
+		if err := b.loadSegment(ctx, blk, f, order[:n]); err != nil {
+			return f.fail(err)
+		}
+		order = order[n:]
+	}
+	for i := range b.metas {
+		b.metas[i].Ref = chunks.ChunkRef(i)
+	}
+	return nil
+}
+
+func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []int) (err error) {
+	defer recovered(f, &err)
+	spans := make([]span, len(order))
+	for i, j := range order {
+		from := int64(uint32(b.metas[j].Ref))
+		if from < chunks.SegmentHeaderSize || from > f.size-chunks.MaxChunkLengthFieldSize {
+			return fmt.Errorf("chunk at %d is outside of the file of %d bytes", from, f.size)
+		}
+		spans[i] = span{from, min(from+blk.chunkGuess, f.size)}
+		if i > 0 && from > spans[i-1].from { // a chunk ends where the next one starts
+			spans[i-1].to = min(spans[i-1].to, max(from, spans[i-1].from+1))
+		}
+	}
+	var arena []byte
+	return blk.pages.framed(ctx, f, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
+		enc, data := chunkenc.Encoding(data[0]), data[1:]
+		if len(data) < minChunk {
+			return fmt.Errorf("chunk at %d has %d bytes", spans[i].from, len(data))
+		}
+		if len(data) > cap(arena)-len(arena) {
+			arena = make([]byte, 0, max(len(data), min(64<<10, len(order)*int(blk.chunkGuess))))
+		}
+		from := len(arena)
+		arena = append(arena, data...)
+		b.chunks[order[i]] = batchChunk{enc, arena[from:len(arena):len(arena)]}
+		return nil
+	})
+}
+
+// minChunk is the number of bytes that every decoder reads without looking.
+const minChunk = 2
+
+// The batch as tsdb.BlockReader.
+
+func (b *batch) Index() (tsdb.IndexReader, error)       { return batchIndex{batch: b}, nil }
+func (b *batch) Chunks() (tsdb.ChunkReader, error)      { return b, nil }
+func (b *batch) Tombstones() (tombstones.Reader, error) { return tombstones.NewMemTombstones(), nil }
+func (b *batch) Meta() tsdb.BlockMeta                   { return tsdb.BlockMeta{} }
+func (b *batch) Size() int64                            { return 0 }
+func (b *batch) Close() error                           { return nil }
+
+// ChunkOrIterable returns a chunk that load has read.
+func (b *batch) ChunkOrIterable(m chunks.Meta) (chunkenc.Chunk, chunkenc.Iterable, error) {
+	if uint64(m.Ref) >= uint64(len(b.chunks)) {
+		return nil, nil, errUnused
+	}
+	c := b.chunks[m.Ref]
+	chunk, err := chunkenc.FromData(c.enc, c.data)
+	return chunk, nil, err
+}
+
+// batchIndex is as much of a tsdb.IndexReader as the block querier uses when it is asked for everything.
+type batchIndex struct {
+	tsdb.IndexReader // nil: a method that is not below is not called
+	batch            *batch
+}
+
+func (x batchIndex) Postings(_ context.Context, name string, _ ...string) (index.Postings, error) {
+	if name != "" {
+		return nil, errUnused
+	}
+	refs := make([]storage.SeriesRef, len(x.batch.series))
+	for i := range refs {
+		refs[i] = storage.SeriesRef(i)
+	}
+	return index.NewListPostings(refs), nil
+}
+
+func (x batchIndex) SortedPostings(p index.Postings) index.Postings { return p }
+
+func (x batchIndex) Series(ref storage.SeriesRef, b *labels.ScratchBuilder, metas *[]chunks.Meta) error {
+	e := &x.batch.series[ref]
+	b.Reset()
+	b.Assign(e.labels)
+	*metas = append((*metas)[:0], x.batch.metas[e.from:e.to]...)
+	return nil
+}
+
+func (x batchIndex) Close() error { return nil }

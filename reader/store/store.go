@@ -1,0 +1,226 @@
+// Package store answers queries from the blocks in the bucket without ever downloading one. In goes a catalogue entry, a
+// time range and matchers, out come the series of that block exactly as Prometheus' own block querier would give them.
+// It reads with ranged GETs through one page cache in memory, plans the pages of a query before it reads them, and checks
+// every checksum that TSDB's formats have. It never writes, never lists the bucket and never trusts what a block says:
+// a block that lies is an error with the tenant, the block and the file in it.
+//
+// A block is opened once: the tables of its index that every query needs (symbols, and where the postings are) stay in
+// memory until an LRU drops them. All else (postings, series, chunks) comes in pages.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/thanos-io/objstore"
+
+	layout "sluice/internal/block"
+	"sluice/schema"
+)
+
+// ErrGone is in the chain of an error when a file of the block is not in the bucket: the block was deleted after the
+// caller learned of it.
+var ErrGone = errors.New("not in the bucket")
+
+// Config of a Store. Zero values take the defaults.
+type Config struct {
+	CacheBytes  int64         // memory for pages; default 256 MiB
+	PageBytes   int           // one page; default 64 KiB
+	OpenBytes   int64         // memory for the tables of opened blocks; default 256 MiB
+	Parallelism int           // GETs under way at one time; default 32
+	GetTimeout  time.Duration // for one GET; default 30 s
+}
+
+// Validate fills in the defaults and refuses what cannot work.
+func (c *Config) Validate() error {
+	defaultTo(&c.CacheBytes, 256<<20)
+	defaultTo(&c.PageBytes, 64<<10)
+	defaultTo(&c.OpenBytes, 256<<20)
+	defaultTo(&c.Parallelism, 32)
+	defaultTo(&c.GetTimeout, 30*time.Second)
+	switch {
+	case c.PageBytes < 512 || c.PageBytes > 16<<20:
+		return fmt.Errorf("page of %d bytes, must be between 512 B and 16 MiB", c.PageBytes)
+	case c.CacheBytes < int64(c.PageBytes):
+		return fmt.Errorf("cache of %d bytes holds no page of %d bytes", c.CacheBytes, c.PageBytes)
+	case c.OpenBytes < 0 || c.Parallelism < 0 || c.GetTimeout < 0:
+		return errors.New("open bytes, parallelism and GET time-out must not be negative")
+	}
+	return nil
+}
+
+func defaultTo[T int | int64 | time.Duration](v *T, to T) {
+	if *v == 0 {
+		*v = to
+	}
+}
+
+// Store serves the blocks of one bucket.
+type Store struct {
+	cfg     Config
+	pages   *pages
+	logger  *slog.Logger
+	metrics *metrics
+
+	mu     sync.Mutex
+	opened *lru
+	flight map[string]*opening
+}
+
+// opening is a block that somebody is opening.
+type opening struct {
+	done  chan struct{}
+	block *block
+	err   error
+}
+
+// New makes a Store. Close it to stop the cache's goroutine.
+func New(bkt objstore.BucketReader, cfg Config, logger *slog.Logger, reg prometheus.Registerer) (*Store, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("block store: %w", err)
+	}
+	m := newMetrics(reg)
+	p, err := newPages(bkt, cfg, m)
+	if err != nil {
+		return nil, fmt.Errorf("block store: %w", err)
+	}
+	return &Store{
+		cfg: cfg, pages: p, logger: logger, metrics: m,
+		opened: newLRU(cfg.OpenBytes, m.open), flight: map[string]*opening{},
+	}, nil
+}
+
+// Close releases the cache. Queries under way go on without it.
+func (s *Store) Close() { s.pages.close() }
+
+// Querier opens the block of entry for [mint, maxt] (ms, both inclusive). ctx is for the opening alone; the calls of the
+// querier have their own. Errors are a schema.Error (ErrBlockUnreadable; ErrGone in its chain when the block has gone) or
+// the context's.
+func (s *Store) Querier(ctx context.Context, entry *schema.BlockEntry, mint, maxt int64) (storage.Querier, error) {
+	b, err := s.block(ctx, entry)
+	if err != nil {
+		return nil, err
+	}
+	return &querier{block: b, mint: mint, maxt: maxt}, nil
+}
+
+// block returns the opened block; many callers at once open it once.
+func (s *Store) block(ctx context.Context, entry *schema.BlockEntry) (*block, error) {
+	key := layout.Key(entry.Tenant, entry.ID)
+	for {
+		s.mu.Lock()
+		if b := s.opened.get(key); b != nil {
+			s.mu.Unlock()
+			return b, nil
+		}
+		if o := s.flight[key]; o != nil {
+			s.mu.Unlock()
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-o.done:
+			}
+			if o.err == nil {
+				return o.block, nil
+			}
+			if isContextError(o.err) { // the other caller gave up, which says nothing about the block
+				continue
+			}
+			return nil, o.err
+		}
+		o := &opening{done: make(chan struct{})}
+		s.flight[key] = o
+		s.mu.Unlock()
+
+		o.block, o.err = s.open(ctx, entry)
+		s.mu.Lock()
+		delete(s.flight, key)
+		if o.err == nil {
+			s.opened.add(key, o.block)
+		}
+		s.mu.Unlock()
+		close(o.done)
+		return o.block, o.err
+	}
+}
+
+// file is one file of a block in the bucket.
+type file struct {
+	tenant schema.Tenant
+	block  ulid.ULID
+	name   string // inside of the block
+	key    string // in the bucket
+	hash   uint64 // of key
+	size   int64
+}
+
+// fail names the file in err; the context's errors stay what they are.
+func (f *file) fail(err error) error {
+	var se *schema.Error
+	if err == nil || isContextError(err) || errors.As(err, &se) {
+		return err
+	}
+	return schema.Unavailable(schema.ErrBlockUnreadable, err, "file %s of block %s of tenant %s cannot be read", f.name, f.block, f.tenant)
+}
+
+// block is an opened block.
+type block struct {
+	pages    *pages
+	index    *blockIndex
+	segments []*file // chunks/000001 is segments[0]
+
+	chunkGuess int64 // bytes that most chunks do not exceed, with length, encoding and checksum
+}
+
+func (s *Store) open(ctx context.Context, entry *schema.BlockEntry) (*block, error) {
+	b := &block{pages: s.pages}
+	var index *file
+	var bytes int64
+	for _, bf := range entry.Files {
+		f := newFile(entry, bf)
+		switch {
+		case bf.Path == schema.IndexFile:
+			index = f
+		case strings.HasPrefix(bf.Path, schema.ChunksDir+"/"):
+			b.segments = append(b.segments, f)
+			bytes += f.size
+		}
+	}
+	slices.SortFunc(b.segments, func(x, y *file) int { return strings.Compare(x.name, y.name) })
+	if index == nil {
+		index = newFile(entry, schema.BlockFile{Path: schema.IndexFile})
+		return nil, index.fail(errors.New("the catalogue does not list it"))
+	}
+	chunks := max(entry.Series, entry.Samples/120, 1)
+	b.chunkGuess = min(max(2*bytes/int64(chunks), 64), 16<<10)
+	var err error
+	if b.index, err = openIndex(ctx, s.pages, index, int64(entry.Series)); err != nil {
+		return nil, index.fail(err)
+	}
+	return b, nil
+}
+
+func newFile(entry *schema.BlockEntry, bf schema.BlockFile) *file {
+	key := layout.Key(entry.Tenant, entry.ID, bf.Path)
+	return &file{tenant: entry.Tenant, block: entry.ID, name: bf.Path, key: key, hash: hashOf(key), size: bf.Size}
+}
+
+func isContextError(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// recovered turns a panic into an error: decoding bytes that lie must not take the process down. Use it deferred.
+func recovered(f *file, err *error) {
+	if r := recover(); r != nil {
+		*err = f.fail(fmt.Errorf("decoding panicked: %v", r))
+	}
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/prometheus/prompb"
+	"github.com/prometheus/prometheus/util/fmtutil"
+
+	"sluice/schema"
+)
+
+// buildSelfMonitoring makes Sluice write its own metrics into itself, so that there is something to query at once, and
+// so that its own past can be looked at with its own means.
+func (p *process) buildSelfMonitoring() error {
+	name := p.cli.String("self-monitoring.tenant")
+	if name == "" {
+		return nil
+	}
+	tenant, err := schema.ParseTenant(name)
+	if err != nil {
+		return fmt.Errorf("--self-monitoring.tenant: %w", err)
+	}
+	interval := p.cli.Duration("self-monitoring.interval")
+	if interval <= 0 {
+		return fmt.Errorf("--self-monitoring.interval is %s, must be positive", interval)
+	}
+	p.running = append(p.running, task{"self-monitoring", func(ctx context.Context) error {
+		for {
+			pause := interval
+			if err := p.writeOwnMetrics(ctx, tenant); err != nil && ctx.Err() == nil {
+				p.logger.Warn("writing own metrics", "err", err)
+				pause = min(pause, time.Second)
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}})
+	return nil
+}
+
+// writeOwnMetrics gathers the registry and pushes it as a scrape of ourselves would be.
+func (p *process) writeOwnMetrics(ctx context.Context, tenant schema.Tenant) error {
+	gathered, err := p.reg.Gather()
+	if err != nil {
+		return fmt.Errorf("gather metrics: %w", err)
+	}
+	families := make(map[string]*dto.MetricFamily, len(gathered))
+	for _, f := range gathered {
+		families[f.GetName()] = f
+	}
+	target := map[string]string{"job": "sluice", "instance": p.advertise}
+	req, err := fmtutil.MetricFamiliesToWriteRequest(families, target)
+	if err != nil {
+		return fmt.Errorf("convert metrics: %w", err)
+	}
+	req.Timeseries = append(req.Timeseries, prompb.TimeSeries{
+		Labels: []prompb.Label{
+			{Name: "__name__", Value: "up"}, {Name: "instance", Value: p.advertise}, {Name: "job", Value: "sluice"},
+		},
+		Samples: []prompb.Sample{{Value: 1, Timestamp: time.Now().UnixMilli()}},
+	})
+	body, err := req.Marshal()
+	if err != nil {
+		return fmt.Errorf("encode metrics: %w", err)
+	}
+	return p.producer.Push(ctx, tenant, body)
+}
