@@ -121,12 +121,17 @@ func (e *epoch) get(ref uint32, logTime int64) *definition {
 	return d
 }
 
-// forget gives back what does not hold any more, now and then.
+// forget gives back what does not hold any more, now and then. It looks at nothing when the time has leapt: a single record
+// from the future must not cost what those after it, in the present, still use.
 func (r *refs) forget(logTime int64) {
-	if logTime-r.cleared < refMemory/4 {
+	passed := logTime - r.cleared
+	if passed >= 0 && passed < refMemory/4 {
 		return
 	}
 	r.cleared = logTime
+	if passed < 0 || passed > refMemory {
+		return
+	}
 	for id, e := range r.epochs {
 		left := 0
 		for i, p := range e.pages {
@@ -154,24 +159,28 @@ func (r *refs) forget(logTime int64) {
 // other differ.
 const lookBackSlack = time.Minute
 
-// lookBack reads the definitions, and nothing else, that a record at the offset to or after it may use. logTime is the log
-// time of what is before it, ms; 0 = not known: then that of the record there is taken, and everything is read that the
-// log has if there is none.
+// lookBack reads the definitions, and nothing else, that a record at the offset to or after it may use. logTime is the
+// greatest log time of what is before it, ms, 0 = not known. A single record with a time from the future, which a broker
+// with a wrong clock lets through, raises it for good: so the record at the offset and our own clock have a say in how
+// far back is far enough, and the earliest of the three decides. Reading too much costs time only.
 func (p *partition) lookBack(ctx context.Context, to, logTime int64) (err error) {
 	p.refs = newRefs()
-	if logTime == 0 {
-		if logTime, err = p.timeAt(ctx, to); err != nil {
-			return err
-		}
+	at, err := p.timeAt(ctx, to)
+	if err != nil {
+		return err
 	}
+	if at > 0 && (logTime == 0 || at < logTime) {
+		logTime = at
+	}
+	logTime = min(logTime, time.Now().UnixMilli())
 	bounds, err := p.log.Bounds(ctx, log.TopicSamples, p.id)
 	if err != nil {
 		return fmt.Errorf("read bounds of partition %d: %w", p.id, err)
 	}
 	from := bounds.Start
 	if logTime > 0 {
-		at := time.UnixMilli(logTime - refMemory).Add(-lookBackSlack)
-		if from, err = p.log.OffsetAt(ctx, log.TopicSamples, p.id, at); err != nil {
+		oldest := time.UnixMilli(logTime - refMemory).Add(-lookBackSlack)
+		if from, err = p.log.OffsetAt(ctx, log.TopicSamples, p.id, oldest); err != nil {
 			return fmt.Errorf("find where definitions begin: %w", err)
 		}
 	}
