@@ -119,11 +119,15 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 	if err := s.ParseLabels(); err != nil {
 		return undecodable(err)
 	}
-	mended, ok := q.checkLabels(v2)
-	if !ok {
+	verdict := q.checkLabels(v2)
+	switch verdict {
+	case refused:
+		return nil
+	case dropped:
+		q.dropUnknown(key, known)
 		return nil
 	}
-	relabelled := mended
+	mended := verdict == changed
 	if q.checkValues() {
 		mended = true
 	}
@@ -136,7 +140,7 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 		return nil
 	}
 	if q.state.cache != nil {
-		return q.addDefined(key, known, relabelled)
+		return q.addDefined(key, known, verdict == changed)
 	}
 	var hash uint64
 	hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)
