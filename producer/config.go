@@ -30,9 +30,9 @@ type Config struct {
 	// bytes each. Above it series are written with their labels every time. Default 5 million.
 	MaxKnownSeries int64
 
-	// SortLabels accepts series with unsorted labels by sorting them, as Prometheus' own receiver does. The protocol obliges
-	// senders to sort, so the default is to refuse.
-	SortLabels bool
+	// RefuseUnsorted refuses series with unsorted labels. The protocol obliges senders to sort; Prometheus' own receiver sorts
+	// for those that do not, and so do we by default.
+	RefuseUnsorted bool
 }
 
 // Validate fills in defaults and refuses what cannot be meant.

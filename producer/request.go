@@ -25,6 +25,7 @@ type request struct {
 
 	bodyBuf, body      []byte // as received
 	decodeBuf, decoded []byte
+	inflaters          inflaters
 
 	series  schema.Series
 	v2      schema.RequestV2
@@ -107,7 +108,7 @@ func (p *Producer) release(q *request) {
 
 // memory is about what q keeps allocated.
 func (q *request) memory() int {
-	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said) + q.inflaters.memory()
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
 	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes)
