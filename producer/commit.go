@@ -12,6 +12,14 @@ import (
 // commit writes what was accepted and then says what was refused: a bad series never costs a good one. The sender's going
 // away does not stop it half-way.
 func (q *request) commit(ctx context.Context, limitRate bool) error {
+	if err := q.store(ctx, limitRate); err != nil {
+		return err
+	}
+	return q.refused.err()
+}
+
+// store writes what was accepted. An error means that nothing counts as written.
+func (q *request) store(ctx context.Context, limitRate bool) error {
 	n := q.accepted.samples + q.accepted.histograms
 	if limitRate {
 		err := allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", "ingestion_burst_size")
@@ -25,7 +33,7 @@ func (q *request) commit(ctx context.Context, limitRate bool) error {
 	}
 	q.written = q.accepted
 	q.count()
-	return q.refused.err()
+	return nil
 }
 
 // append makes the records durable.

@@ -95,3 +95,8 @@ func (c *Config) Validate() error {
 func (c *Config) largestRequest() int64 {
 	return c.MaxBodyBytes + 2*c.MaxDecodedBytes + seriesIndexFactor*maxRawSeries + 64*maxSymbols
 }
+
+// maxOTLPTree is what an OTLP request may take when decoded: what one request may hold, less what it holds beside.
+func (c *Config) maxOTLPTree() int64 {
+	return c.MaxInflightBytes - c.MaxBodyBytes - 2*c.MaxDecodedBytes
+}

@@ -45,6 +45,14 @@ func (r *refusals) add(id schema.ErrorID, n int) (first *string) {
 // err returns the answer to a request with refusals, nil if there are none that fail it. Its ID is that of the first one,
 // which therefore comes last in the sentence.
 func (r *refusals) err() error {
+	if e := r.explain(r.series, r.total, "series"); e != nil {
+		return e
+	}
+	return nil
+}
+
+// explain is err with what is counted.
+func (r *refusals) explain(n, total int, what string) *schema.Error {
 	var first *refusal
 	var others strings.Builder
 	reasons := 0
@@ -61,6 +69,6 @@ func (r *refusals) err() error {
 	if first == nil {
 		return nil
 	}
-	return schema.NewError(first.id, http.StatusBadRequest, "%d of %d series were refused, wholly or in part: %s%s",
-		r.series, r.total, others.String(), first.message)
+	return schema.NewError(first.id, http.StatusBadRequest, "%d of %d %s were refused, wholly or in part: %s%s",
+		n, total, what, others.String(), first.message)
 }

@@ -45,6 +45,10 @@ const (
 	ErrSymbolRef            ErrorID = "err-sluice-symbol-reference"
 	ErrSamplesAndHistograms ErrorID = "err-sluice-samples-and-histograms"
 
+	// One data point of OTLP.
+	ErrOTLPTemporality ErrorID = "err-sluice-otlp-temporality"
+	ErrOTLPDataPoint   ErrorID = "err-sluice-otlp-data-point-invalid"
+
 	// Rates and overload.
 	ErrIngestionRate ErrorID = "err-sluice-ingestion-rate"
 	ErrRequestRate   ErrorID = "err-sluice-request-rate"
@@ -71,6 +75,7 @@ func ErrorIDs() []ErrorID {
 		ErrNoLabels, ErrMissingMetricName, ErrMetricNameInvalid, ErrLabelNameInvalid, ErrLabelValueInvalid, ErrLabelNameTooLong,
 		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrTooFarInFuture, ErrTooFarInPast,
 		ErrHistogramInvalid, ErrHistogramBuckets, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
+		ErrOTLPTemporality, ErrOTLPDataPoint,
 		ErrIngestionRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}

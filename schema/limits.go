@@ -30,6 +30,16 @@ type Limits struct {
 	PartitionShardSize int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
+
+	// How OTLP becomes series.
+	OTelTranslationStrategy                  string  `yaml:"otel_translation_strategy"`    // Prometheus' names; empty = escaping, suffixes by the next
+	OTelMetricSuffixesEnabled                bool    `yaml:"otel_metric_suffixes_enabled"` // _total and the unit behind metric names
+	PromoteOTelResourceAttributes            CSVList `yaml:"promote_otel_resource_attributes"`
+	OTelKeepIdentifyingResourceAttributes    bool    `yaml:"otel_keep_identifying_resource_attributes"` // in target_info
+	OTelConvertHistogramsToNHCB              bool    `yaml:"otel_convert_histograms_to_nhcb"`           // instead of _bucket, _sum and _count
+	OTelPromoteScopeMetadata                 bool    `yaml:"otel_promote_scope_metadata"`               // as labels otel_scope_…
+	OTelLabelNameUnderscoreSanitization      bool    `yaml:"otel_label_name_underscore_sanitization"`   // key_ before names that begin with _
+	OTelLabelNamePreserveMultipleUnderscores bool    `yaml:"otel_label_name_preserve_multiple_underscores"`
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -43,6 +53,10 @@ func DefaultLimits() Limits {
 		MaxNativeHistogramBuckets: 10_000,
 		CreationGracePeriod:       model.Duration(10 * time.Minute),
 		MaxExemplars:              10_000,
+
+		OTelMetricSuffixesEnabled:                true,
+		OTelLabelNameUnderscoreSanitization:      true,
+		OTelLabelNamePreserveMultipleUnderscores: true,
 	}
 }
 
@@ -66,5 +80,5 @@ func (l *Limits) Validate() error {
 			return fmt.Errorf("%s is %v, must be a number (0 = no limit)", name, v)
 		}
 	}
-	return nil
+	return l.validateOTel()
 }
