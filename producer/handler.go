@@ -90,8 +90,8 @@ func (q *request) push(r *http.Request) (version string, err error) {
 	if err = q.begin(r.Context(), tenant); err != nil {
 		return version, err
 	}
-	err = allow(q.state.requests, 1, q.now, schema.ErrRequestRate, "requests", "request_rate", "request_burst_size")
-	if err == nil {
+	q.splitBy(r.Context())
+	if err = q.allowRequest(); err == nil {
 		err = q.read(r)
 	}
 	if err != nil {
