@@ -31,7 +31,7 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 	}
 	var partition int32
 	var ref uint32
-	if known != nil {
+	if known != nil && known.partition != unplaced {
 		partition, ref = known.partition, known.ref
 		q.defined = append(q.defined, known)
 	} else {
@@ -39,7 +39,7 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 		hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)
 		partition = q.state.shard.Partition(hash)
 		ref = q.state.cache.next[partition].Add(1) - 1
-		q.learned = append(q.learned, learned{key, partition, ref})
+		q.learned = append(q.learned, learned{key, partition, ref, q.ha.group})
 	}
 	labels := s.LabelBytes
 	if mended {

@@ -23,7 +23,7 @@ func (q *request) commit(ctx context.Context, limitRate bool) error {
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	q.written = q.accepted
+	q.written = q.accepted.plus(q.ha.dropped)
 	q.count()
 	return q.refused.err()
 }
@@ -73,6 +73,9 @@ func (q *request) count() {
 		bytes += len(q.buffers[i].b)
 	}
 	m.recordBytes.Add(float64(bytes))
+	if n := q.ha.dropped.samples + q.ha.dropped.histograms; n > 0 {
+		m.deduplicate(q.tenant, n)
+	}
 	for _, r := range q.refused.list {
 		m.reject(q.tenant, r.id, r.count)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sluice/internal/ha"
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/web"
@@ -37,7 +38,8 @@ type Producer struct {
 	topicID    atomic.Pointer[string] // incarnation of the topic that the caches' definitions are in; nil = not known yet
 	budget     budget
 	tenants    tenants
-	pool       sync.Pool // of *request
+	tracker    *ha.Tracker // nil: no HA pairs
+	pool       sync.Pool   // of *request
 	headers    []log.Header
 	headersV2  []log.Header
 	started    time.Time

@@ -49,6 +49,8 @@ type request struct {
 	out         int64 // bytes in the buffers
 	outReserved int64
 
+	ha haRequest
+
 	accepted written // what is in the buffers
 	written  written // what the log has acknowledged
 	refused  refusals
@@ -78,6 +80,7 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
+	q.ha.begin(ctx, q)
 	if int(n) > cap(q.open) {
 		q.open = make([]int32, n)
 	}
@@ -101,6 +104,7 @@ func (p *Producer) release(q *request) {
 	clear(q.defined)
 	q.defined, q.learned = q.defined[:0], q.learned[:0]
 	q.accepted, q.written = written{}, written{}
+	q.ha.reset()
 	q.refused.reset()
 	p.pool.Put(q)
 }
@@ -110,7 +114,7 @@ func (q *request) memory() int {
 	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
-	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes)
+	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()
 	for i := range q.buffers[:cap(q.buffers)] {
 		b := &q.buffers[:cap(q.buffers)][i]
 		n += cap(b.b) + b.w.Cap()

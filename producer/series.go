@@ -36,10 +36,12 @@ const pageSeries = 512
 
 type seriesPage [pageSeries]knownSeries
 
-// knownSeries is one series. partition and ref are written before it can be found and never again.
+// knownSeries is one series. Its fields but the atomic ones are written before it can be found; partition and ref, if it
+// is unplaced, once more, by learn.
 type knownSeries struct {
-	partition int32
+	partition int32 // or unplaced
 	ref       uint32
+	group     uint32        // of haGroups; 0 = not of an HA pair
 	defined   atomic.Uint32 // when the last acknowledged definition of it was sent, in seconds of Producer.clock; 0 = never
 	seen      atomic.Uint32 // when it last came, in the same seconds
 }
@@ -105,8 +107,9 @@ func (s *knownSeries) fresh(now uint32) bool {
 // learned is a series that a request met and the cache did not know.
 type learned struct {
 	key       seriesKey
-	partition int32
+	partition int32 // or unplaced
 	ref       uint32
+	group     uint32
 }
 
 // learn remembers new series, as far as there is room, and appends those that it has taken to into: they are defined once
@@ -119,7 +122,12 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 	defer c.mu.Unlock()
 	for i := range fresh {
 		l := &fresh[i]
-		if _, known := c.index[l.key]; known { // another request was faster; ours is defined and used in its own records only
+		if at, known := c.index[l.key]; known {
+			// Mostly another request was faster; ours is defined and used in its own records only.
+			if s := &c.pages[at/pageSeries][at%pageSeries]; s.partition == unplaced && l.partition != unplaced {
+				s.partition, s.ref = l.partition, l.ref
+				into = append(into, s)
+			}
 			continue
 		}
 		if c.budget.used.Add(1) > c.budget.limit {
@@ -135,11 +143,13 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 			}
 		}
 		s := &c.pages[at/pageSeries][at%pageSeries]
-		s.partition, s.ref = l.partition, l.ref
+		s.partition, s.ref, s.group = l.partition, l.ref, l.group
 		s.defined.Store(0)
 		s.seen.Store(now)
 		c.index[l.key] = at
-		into = append(into, s)
+		if l.partition != unplaced {
+			into = append(into, s)
+		}
 	}
 	return into
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"sluice/internal/ha"
 	"sluice/schema"
 )
 
@@ -21,18 +22,21 @@ func (q *request) walk(body []byte, version string) error {
 		cut = q.walkV2
 	}
 	c := q.state.cache
-	if c == nil {
-		return cut(body)
-	}
 	err := q.locked(c, func() error { return cut(body) })
-	if err == nil {
+	if err == nil && len(q.ha.waiting) > 0 {
+		err = q.elect(c)
+	}
+	if err == nil && c != nil {
 		q.defined = c.learn(q.learned, q.clock, q.defined)
 	}
 	return err
 }
 
-// locked holds the cache as it is while f looks into it.
+// locked holds the cache, if there is one, as it is while f looks into it.
 func (q *request) locked(c *seriesCache, f func() error) error {
+	if c == nil {
+		return f()
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return f()
@@ -112,6 +116,16 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 			key = c.key(s.LabelBytes)
 		}
 		known = c.find(key)
+		if known != nil && known.group != 0 {
+			switch q.verdict(known.group) {
+			case ha.Accept:
+			case ha.Drop:
+				q.dropKnown(known)
+				return nil
+			default:
+				known = nil // there is more to be done
+			}
+		}
 		if both := v2 != nil && len(s.Samples) > 0 && len(s.Histograms) > 0; known != nil && known.fresh(q.clock) && !both {
 			return q.addKnown(known)
 		}
@@ -119,10 +133,15 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 	if err := s.ParseLabels(); err != nil {
 		return undecodable(err)
 	}
+	replica, done, err := q.takeReplica(key, payload, v2)
+	if done || err != nil {
+		return err
+	}
 	mended, ok := q.checkLabels(v2)
 	if !ok {
 		return nil
 	}
+	mended = mended || replica
 	relabelled := mended
 	if q.checkValues() {
 		mended = true

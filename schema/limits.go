@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
 )
@@ -30,6 +31,13 @@ type Limits struct {
 	PartitionShardSize int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
+
+	// HA pairs: of the replicas of a cluster, which send the same series, one is elected and the others' samples are dropped.
+	AcceptHASamples          bool           `yaml:"accept_ha_samples"`
+	HAClusterLabel           string         `yaml:"ha_cluster_label"` // names the pair
+	HAReplicaLabel           string         `yaml:"ha_replica_label"` // tells the two apart; it is taken off their series
+	HAMaxClusters            int            `yaml:"ha_max_clusters"`
+	HATrackerFailoverTimeout model.Duration `yaml:"ha_tracker_failover_timeout"` // silence after which the other one is elected; MinHAFailover or more
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -43,7 +51,33 @@ func DefaultLimits() Limits {
 		MaxNativeHistogramBuckets: 10_000,
 		CreationGracePeriod:       model.Duration(10 * time.Minute),
 		MaxExemplars:              10_000,
+		HAClusterLabel:            "cluster",
+		HAReplicaLabel:            "__replica__",
+		HAMaxClusters:             100,
+		HATrackerFailoverTimeout:  model.Duration(30 * time.Second),
 	}
+}
+
+// The bounds of ha_tracker_failover_timeout. Producers tell each other every five seconds whom they have heard of.
+const (
+	MinHAFailover = 10 * time.Second
+	MaxHAFailover = 24 * time.Hour
+)
+
+// validateHA refuses settings of HA pairs that cannot be meant.
+func (l *Limits) validateHA() error {
+	for _, label := range []struct{ name, value string }{{"ha_cluster_label", l.HAClusterLabel}, {"ha_replica_label", l.HAReplicaLabel}} {
+		if label.value == "" || label.value == model.MetricNameLabel || !utf8.ValidString(label.value) {
+			return fmt.Errorf("%s is %q, must be the name of a label other than %s", label.name, label.value, model.MetricNameLabel)
+		}
+	}
+	if l.HAClusterLabel == l.HAReplicaLabel {
+		return fmt.Errorf("ha_cluster_label and ha_replica_label are both %q, must differ", l.HAClusterLabel)
+	}
+	if d := time.Duration(l.HATrackerFailoverTimeout); d < MinHAFailover || d > MaxHAFailover {
+		return fmt.Errorf("ha_tracker_failover_timeout is %s, must be %s to %s", d, MinHAFailover, MaxHAFailover)
+	}
+	return nil
 }
 
 // Validate refuses limits that cannot be meant.
@@ -58,6 +92,7 @@ func (l *Limits) Validate() error {
 		"max_global_exemplars_per_user": float64(l.MaxExemplars), "partition_shard_size": float64(l.PartitionShardSize),
 		"creation_grace_period": float64(l.CreationGracePeriod), "past_grace_period": float64(l.PastGracePeriod),
 		"compactor_blocks_retention_period": float64(l.BlocksRetentionPeriod),
+		"ha_max_clusters":                   float64(l.HAMaxClusters),
 	} {
 		switch {
 		case v < 0:
@@ -66,5 +101,5 @@ func (l *Limits) Validate() error {
 			return fmt.Errorf("%s is %v, must be a number (0 = no limit)", name, v)
 		}
 	}
-	return nil
+	return l.validateHA()
 }

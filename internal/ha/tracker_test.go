@@ -339,7 +339,9 @@ func TestTooLate(t *testing.T) {
 }
 
 // lastOfKeys is a log with what compaction leaves of the topic control.
-func lastOfKeys(t testing.TB, l log.Log) log.Log { return &compacted{Log: l, recs: survivors(readAll(t, l))} }
+func lastOfKeys(t testing.TB, l log.Log) log.Log {
+	return &compacted{Log: l, recs: survivors(readAll(t, l))}
+}
 
 type compacted struct {
 	log.Log
