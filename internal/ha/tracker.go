@@ -96,6 +96,9 @@ func New(cfg Config, l log.Log, logger *slog.Logger, reg prometheus.Registerer) 
 	return t, nil
 }
 
+// SetClock replaces the clock here; only before Run.
+func (t *Tracker) SetClock(now func() time.Time) { t.now = now }
+
 // Run follows the topic and tells what is heard here until ctx ends. It may be called once.
 func (t *Tracker) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
