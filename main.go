@@ -96,6 +96,7 @@ func app() *cli.App {
 			checkCommand(),
 			readyCommand(),
 			benchCommand(),
+			explainCommand(),
 		},
 	}
 }

@@ -12,25 +12,40 @@ import (
 // commit writes what was accepted and then says what was refused: a bad series never costs a good one. The sender's going
 // away does not stop it half-way.
 func (q *request) commit(ctx context.Context, limitRate bool) error {
-	n := q.accepted.samples + q.accepted.histograms
 	if limitRate {
-		err := allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", "ingestion_burst_size")
-		if err != nil {
-			q.p.metrics.reject(q.tenant, schema.ErrIngestionRate, n)
+		if err := q.allowSamples(); err != nil {
 			return err
 		}
 	}
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	q.written = q.accepted.plus(q.ha.dropped)
+	// What the tenant's own rules drop, and what another replica is elected for, is dealt with as it should be: a sender must
+	// not take it for lost.
+	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
 	q.count()
 	return q.refused.err()
+}
+
+// allowSamples takes what was accepted out of the tenant's rates.
+func (q *request) allowSamples() error {
+	n, what := q.accepted.histograms, "native histograms"
+	err := allow(q.state.histograms, n, q.now, schema.ErrHistogramRate, what, "native_histogram_ingestion_rate", "native_histogram_ingestion_burst_size")
+	if err == nil {
+		_, burst := q.limits.IngestionBurst()
+		n += q.accepted.samples
+		err = allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", burst)
+	}
+	if err != nil {
+		q.p.reject(q.tenant, err, n)
+	}
+	return err
 }
 
 // append makes the records durable.
 func (q *request) append(ctx context.Context) error {
 	if q.used == 0 {
+		q.acknowledged() // what is remembered as dropped needs no record
 		return nil
 	}
 	for i := range q.buffers[:q.used] {
@@ -76,7 +91,13 @@ func (q *request) count() {
 	if n := q.ha.dropped.samples + q.ha.dropped.histograms; n > 0 {
 		m.deduplicate(q.tenant, n)
 	}
-	for _, r := range q.refused.list {
+	q.state.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	if n := q.dropped.samples + q.dropped.histograms; n > 0 {
+		m.drop(q.tenant, n)
+	}
+	for i := range q.refused.list {
+		r := &q.refused.list[i]
 		m.reject(q.tenant, r.id, r.count)
+		q.p.rejects.add(q.tenant, r, q.now)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -27,15 +28,15 @@ const unplaced = -2
 // haGroups numbers the replicas of a tenant's clusters. A number stays what it is.
 type haGroups struct {
 	mu    sync.RWMutex
-	index map[string]uint32 // guarded by mu; by the names, the first with its length
+	index map[string]uint16 // guarded by mu; by the names, the first with its length
 	list  []ha.Candidate    // guarded by mu; number 1 first
 }
 
 // maxGroups bounds the replicas of a tenant that have numbers. Series of others are not remembered.
-const maxGroups = 1 << 16
+const maxGroups = math.MaxUint16
 
 // number returns the number of a replica, 0 if there are too many. name is scratch space.
-func (g *haGroups) number(cluster, replica, name []byte) (uint32, []byte) {
+func (g *haGroups) number(cluster, replica, name []byte) (uint16, []byte) {
 	name = binary.AppendUvarint(name[:0], uint64(len(cluster)))
 	name = append(append(name, cluster...), replica...)
 	g.mu.RLock()
@@ -48,13 +49,13 @@ func (g *haGroups) number(cluster, replica, name []byte) (uint32, []byte) {
 	defer g.mu.Unlock()
 	if n, ok = g.index[string(name)]; !ok && len(g.list) < maxGroups {
 		g.list = append(g.list, ha.Candidate{Cluster: string(cluster), Replica: string(replica)})
-		n = uint32(len(g.list))
+		n = uint16(len(g.list))
 		g.index[string(name)] = n
 	}
 	return n, name
 }
 
-func (g *haGroups) get(n uint32) ha.Candidate {
+func (g *haGroups) get(n uint16) ha.Candidate {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	return g.list[n-1]
@@ -66,14 +67,14 @@ func (s *tenantState) adjustHA(lim *schema.Limits) {
 	case !lim.AcceptHASamples:
 		s.ha = nil
 	case s.ha == nil:
-		s.ha = &haGroups{index: map[string]uint32{}}
+		s.ha = &haGroups{index: map[string]uint16{}}
 	}
 }
 
 // haRequest is what a request knows of HA pairs.
 type haRequest struct {
 	ctx      context.Context
-	group    uint32       // of the series at hand; 0 = none
+	group    uint16       // of the series at hand; 0 = none
 	verdicts []ha.Verdict // by group; 0 = not asked yet
 	waiting  []waiting
 	held     []byte // their payloads
@@ -110,17 +111,13 @@ func (h *haRequest) memory() int {
 	return cap(h.verdicts) + 88*cap(h.waiting) + cap(h.held) + cap(h.name)
 }
 
-func (w written) plus(o written) written {
-	return written{w.samples + o.samples, w.histograms + o.histograms, w.exemplars + o.exemplars}
-}
-
 // terms are the tenant's.
 func (q *request) terms() ha.Terms {
 	return ha.Terms{MaxClusters: q.limits.HAMaxClusters, Timeout: time.Duration(q.limits.HATrackerFailoverTimeout)}
 }
 
 // verdict says what becomes of the series of a group in this request.
-func (q *request) verdict(group uint32) ha.Verdict {
+func (q *request) verdict(group uint16) ha.Verdict {
 	h := &q.ha
 	if int(group) < len(h.verdicts) && h.verdicts[group] != 0 {
 		return h.verdicts[group]
@@ -150,7 +147,7 @@ func (q *request) dropKnown(s *knownSeries) {
 }
 
 // countDeduplicated counts q.series as one that another replica is elected for.
-func (q *request) countDeduplicated(group uint32) {
+func (q *request) countDeduplicated(group uint16) {
 	s, h := &q.series, &q.ha
 	if h.example == (ha.Candidate{}) && group != 0 {
 		h.example = q.state.ha.get(group)

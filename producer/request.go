@@ -49,9 +49,11 @@ type request struct {
 	out         int64 // bytes in the buffers
 	outReserved int64
 
-	ha haRequest
+	rewriter relabeller // of labels, by the tenant's rules
+	ha       haRequest
 
 	accepted written // what is in the buffers
+	dropped  written // by the tenant's own rules
 	written  written // what the log has acknowledged
 	refused  refusals
 }
@@ -79,6 +81,7 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.tenant, q.limits, q.now = tenant, q.p.limits.For(tenant), q.p.now()
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
+	q.state.pushes.add(1, q.now)
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
 	q.ha.begin(ctx, q)
 	if int(n) > cap(q.open) {
@@ -103,7 +106,7 @@ func (p *Producer) release(q *request) {
 	q.state, q.limits = tenantState{}, nil
 	clear(q.defined)
 	q.defined, q.learned = q.defined[:0], q.learned[:0]
-	q.accepted, q.written = written{}, written{}
+	q.accepted, q.dropped, q.written = written{}, written{}, written{}
 	q.ha.reset()
 	q.refused.reset()
 	p.pool.Put(q)
@@ -111,7 +114,7 @@ func (p *Producer) release(q *request) {
 
 // memory is about what q keeps allocated.
 func (q *request) memory() int {
-	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n := cap(q.rewriter.text) + cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
 	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()

@@ -137,12 +137,16 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 	if done || err != nil {
 		return err
 	}
-	mended, ok := q.checkLabels(v2)
-	if !ok {
+	verdict := q.checkLabels(v2)
+	switch verdict {
+	case refused:
+		return nil
+	case dropped:
+		q.dropUnknown(key, known)
 		return nil
 	}
-	mended = mended || replica
-	relabelled := mended
+	relabelled := replica || verdict == changed
+	mended := relabelled
 	if q.checkValues() {
 		mended = true
 	}

@@ -36,10 +36,12 @@ const (
 	ErrLabelsNotSorted      ErrorID = "err-sluice-labels-not-sorted"
 	ErrDuplicateLabelNames  ErrorID = "err-sluice-duplicate-label-names"
 	ErrTooManyLabels        ErrorID = "err-sluice-max-label-names-per-series"
+	ErrLabelsSize           ErrorID = "err-sluice-max-labels-size-bytes"
 	ErrTooFarInFuture       ErrorID = "err-sluice-too-far-in-future"
 	ErrTooFarInPast         ErrorID = "err-sluice-too-far-in-past"
 	ErrHistogramInvalid     ErrorID = "err-sluice-native-histogram-invalid"
 	ErrHistogramBuckets     ErrorID = "err-sluice-max-native-histogram-buckets"
+	ErrHistogramSize        ErrorID = "err-sluice-max-native-histogram-sample-size-bytes"
 	ErrExemplarInvalid      ErrorID = "err-sluice-exemplar-invalid"
 	ErrMetadataInvalid      ErrorID = "err-sluice-metadata-invalid"
 	ErrSymbolRef            ErrorID = "err-sluice-symbol-reference"
@@ -48,6 +50,7 @@ const (
 
 	// Rates and overload.
 	ErrIngestionRate ErrorID = "err-sluice-ingestion-rate"
+	ErrHistogramRate ErrorID = "err-sluice-native-histogram-ingestion-rate"
 	ErrRequestRate   ErrorID = "err-sluice-request-rate"
 	ErrOverloaded    ErrorID = "err-sluice-overloaded"
 	ErrLogDown       ErrorID = "err-sluice-log-unavailable"
@@ -70,9 +73,10 @@ func ErrorIDs() []ErrorID {
 		ErrNoTenant, ErrTenantInvalid,
 		ErrMethod, ErrContentType, ErrContentEncoding, ErrBodyTooLarge, ErrBodyUnreadable, ErrDecompress, ErrDecode, ErrRecordTooLarge, ErrSeriesPerRequest,
 		ErrNoLabels, ErrMissingMetricName, ErrMetricNameInvalid, ErrLabelNameInvalid, ErrLabelValueInvalid, ErrLabelNameTooLong,
-		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrTooFarInFuture, ErrTooFarInPast,
-		ErrHistogramInvalid, ErrHistogramBuckets, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms, ErrTooManyHAClusters,
-		ErrIngestionRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
+		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,
+		ErrHistogramInvalid, ErrHistogramBuckets, ErrHistogramSize, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
+		ErrTooManyHAClusters,
+		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}
 }
