@@ -87,7 +87,8 @@ func (q *request) count() {
 		bytes += len(q.buffers[i].b)
 	}
 	m.recordBytes.Add(float64(bytes))
-	q.state.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	q.state.rates.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	q.state.rates.histograms.add(q.accepted.histograms, q.now)
 	if n := q.dropped.samples + q.dropped.histograms; n > 0 {
 		m.drop(q.tenant, n)
 	}
