@@ -154,10 +154,11 @@ func tenSeriesKeys(t *testing.T, f *fixture) map[seriesKey]bool {
 	return keys
 }
 
-// Labels that are not in order or there twice are refused before any rule sees them; with SortLabels they are sorted first.
+// Labels that are there twice are refused before any rule sees them; unsorted ones are refused or sorted first, as it is configured.
 func TestRelabelOfBadLabels(t *testing.T) {
 	rules := "default: {metric_relabel_configs: [{action: labelmap, regex: 'm_(.*)', replacement: '$1'}], drop_labels: [z]}"
 	bothVersions(t, func(t *testing.T, cfg Config) {
+		cfg.RefuseUnsorted = true
 		f := newFixture(t, cfg, rules, 2)
 		bad := func(id schema.ErrorID, pairs ...string) {
 			t.Helper()
@@ -176,7 +177,7 @@ func TestRelabelOfBadLabels(t *testing.T) {
 		require.Equal(t, 204, f.push(t, request1(withSamples(series("z", "alone"), one(1)))).Code, "nothing is left of it: dropped")
 		require.Empty(t, f.log.records())
 
-		cfg.SortLabels = true
+		cfg.RefuseUnsorted = false
 		f = newFixture(t, cfg, rules, 2)
 		require.Equal(t, 204, f.push(t, request1(withSamples(series("m_b", "1", "empty", "", "a", "2", "__name__", "up"), one(1)))).Code)
 		require.Equal(t, []string{`up{a="2", b="1", m_b="1"}`}, written1(t, f))
@@ -253,7 +254,7 @@ func FuzzRelabel(f *testing.F) {
 	f.Add("__meta_tenant_id", "someone-else", "__name__", "up", "job", "$1")
 	f.Fuzz(func(t *testing.T, n1, v1, n2, v2, n3, v3 string) {
 		for _, version := range []int{schema.RecordV1, schema.RecordV2} {
-			fix := newFixture(t, Config{RecordVersion: version, SortLabels: len(n1)%2 == 0}, relabelLimits, 2)
+			fix := newFixture(t, Config{RecordVersion: version, RefuseUnsorted: len(n1)%2 == 0}, relabelLimits, 2)
 			for range 2 {
 				w := fix.push(t, request1(withSamples(series(n1, v1, n2, v2, n3, v3), one(1))))
 				require.Contains(t, []int{204, 400}, w.Code, w.Body.String())

@@ -47,6 +47,10 @@ const (
 	ErrSymbolRef            ErrorID = "err-sluice-symbol-reference"
 	ErrSamplesAndHistograms ErrorID = "err-sluice-samples-and-histograms"
 
+	// One data point of OTLP.
+	ErrOTLPTemporality ErrorID = "err-sluice-otlp-temporality"
+	ErrOTLPDataPoint   ErrorID = "err-sluice-otlp-data-point-invalid"
+
 	// Rates and overload.
 	ErrIngestionRate ErrorID = "err-sluice-ingestion-rate"
 	ErrHistogramRate ErrorID = "err-sluice-native-histogram-ingestion-rate"
@@ -74,6 +78,7 @@ func ErrorIDs() []ErrorID {
 		ErrNoLabels, ErrMissingMetricName, ErrMetricNameInvalid, ErrLabelNameInvalid, ErrLabelValueInvalid, ErrLabelNameTooLong,
 		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,
 		ErrHistogramInvalid, ErrHistogramBuckets, ErrHistogramSize, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
+		ErrOTLPTemporality, ErrOTLPDataPoint,
 		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}

@@ -43,6 +43,16 @@ type Limits struct {
 	PartitionShardSize int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
+
+	// How OTLP becomes series.
+	OTelTranslationStrategy                  string  `yaml:"otel_translation_strategy"`    // Prometheus' names; empty = escaping, suffixes by the next
+	OTelMetricSuffixesEnabled                bool    `yaml:"otel_metric_suffixes_enabled"` // _total and the unit behind metric names
+	PromoteOTelResourceAttributes            CSVList `yaml:"promote_otel_resource_attributes"`
+	OTelKeepIdentifyingResourceAttributes    bool    `yaml:"otel_keep_identifying_resource_attributes"` // in target_info
+	OTelConvertHistogramsToNHCB              bool    `yaml:"otel_convert_histograms_to_nhcb"`           // instead of _bucket, _sum and _count
+	OTelPromoteScopeMetadata                 bool    `yaml:"otel_promote_scope_metadata"`               // as labels otel_scope_…
+	OTelLabelNameUnderscoreSanitization      bool    `yaml:"otel_label_name_underscore_sanitization"`   // key_ before names that begin with _
+	OTelLabelNamePreserveMultipleUnderscores bool    `yaml:"otel_label_name_preserve_multiple_underscores"`
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -58,6 +68,10 @@ func DefaultLimits() Limits {
 		CreationGracePeriod:        model.Duration(10 * time.Minute),
 		RejectOldSamplesMaxAge:     model.Duration(14 * 24 * time.Hour),
 		MaxExemplars:               10_000,
+
+		OTelMetricSuffixesEnabled:                true,
+		OTelLabelNameUnderscoreSanitization:      true,
+		OTelLabelNamePreserveMultipleUnderscores: true,
 	}
 }
 
@@ -82,7 +96,7 @@ func (l *Limits) Validate() error {
 	if f := l.IngestionBurstFactor; f != 0 && f < 1 {
 		return fmt.Errorf("ingestion_burst_factor is %v, must be at least 1, or 0 for ingestion_burst_size to count", f)
 	}
-	return nil
+	return l.validateOTel()
 }
 
 // MaxAge returns how old a sample may be and the YAML name of the limit that says so; 0 = any age.
@@ -112,5 +126,8 @@ func (l *Limits) OfSeries() Limits {
 	s.MaxNativeHistogramBuckets, s.MaxNativeHistogramSampleBytes, s.MaxMetadataLength = 0, 0, 0
 	s.CreationGracePeriod, s.PastGracePeriod, s.RejectOldSamples, s.RejectOldSamplesMaxAge = 0, 0, false, 0
 	s.MaxExemplars, s.BlocksRetentionPeriod = 0, 0
+	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
+	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
+	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false
 	return s
 }
