@@ -18,6 +18,10 @@ func (q *request) addKnown(s *knownSeries) error {
 	if s.seen.Load() != q.clock {
 		s.seen.Store(q.clock)
 	}
+	if s.partition == nowhere {
+		q.drop()
+		return nil
+	}
 	q.checkValues()
 	return q.addColumns(s.partition, s.ref, nil)
 }

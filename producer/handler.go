@@ -29,6 +29,10 @@ const (
 // written is what the log has acknowledged of a request.
 type written struct{ samples, histograms, exemplars int }
 
+func (w written) plus(o written) written {
+	return written{w.samples + o.samples, w.histograms + o.histograms, w.exemplars + o.exemplars}
+}
+
 // serve answers a push.
 func (p *Producer) serve(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
@@ -98,8 +102,8 @@ func (q *request) receive(r *http.Request, f format, unknown error) error {
 	if err = q.begin(r.Context(), tenant); err != nil {
 		return err
 	}
-	err = allow(q.state.requests, 1, q.now, schema.ErrRequestRate, "requests", "request_rate", "request_burst_size")
-	if err == nil {
+	q.splitBy(r.Context())
+	if err = q.allowRequest(); err == nil {
 		err = q.read(r, f.encoding)
 	}
 	if err != nil {
@@ -112,7 +116,16 @@ func (q *request) receive(r *http.Request, f format, unknown error) error {
 func (p *Producer) rejectRequest(tenant schema.Tenant, err error) {
 	var se *schema.Error
 	if errors.As(err, &se) && se.Status < http.StatusInternalServerError {
-		p.metrics.reject(tenant, se.ID, 1)
+		p.reject(tenant, se, 1)
+	}
+}
+
+// reject counts n items that were refused, and remembers why for the tenant.
+func (p *Producer) reject(tenant schema.Tenant, err error, n int) {
+	var se *schema.Error
+	if errors.As(err, &se) {
+		p.metrics.reject(tenant, se.ID, n)
+		p.rejects.add(tenant, &refusal{id: se.ID, count: n, message: se.Message}, p.now())
 	}
 }
 

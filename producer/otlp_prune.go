@@ -77,7 +77,7 @@ func (p *pruner) metric(m pmetric.Metric, above fault) (remove bool) {
 		}
 		p.pruned++
 		if first := p.q.refused.add(f.id, 1); first != nil {
-			*first = fmt.Sprintf("%s: metric %.200q", f.message, m.Name())
+			first.message = fmt.Sprintf("%s: metric %.200q", f.message, m.Name())
 		}
 		return true
 	}

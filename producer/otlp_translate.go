@@ -100,7 +100,7 @@ func (q *request) translate(ctx context.Context, md pmetric.Metrics) error {
 		if lost := p.points - p.pruned - t.points; lost > 0 {
 			q.pointsRefused += lost
 			if first := q.refused.add(schema.ErrOTLPDataPoint, lost); first != nil {
-				*first = fmt.Sprintf("not translatable: %.300v", err)
+				first.message = fmt.Sprintf("not translatable: %.300v", err)
 			}
 		}
 	}

@@ -37,6 +37,7 @@ type Producer struct {
 	topicID    atomic.Pointer[string] // incarnation of the topic that the caches' definitions are in; nil = not known yet
 	budget     budget
 	tenants    tenants
+	rejects    rejects
 	pool       sync.Pool // of *request
 	headers    []log.Header
 	headersV2  []log.Header
@@ -53,6 +54,7 @@ func New(cfg Config, l log.Log, inUse InUse, lim *limits.Limits, tenancy web.Ten
 		growth:    growth{inUse: inUse},
 		budget:    budget{limit: cfg.MaxInflightBytes},
 		tenants:   tenants{states: map[schema.Tenant]*tenantState{}},
+		rejects:   rejects{tenants: map[schema.Tenant]map[schema.ErrorID]*rejected{}},
 		headers:   []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV1}}},
 		headersV2: []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV2}}},
 		started:   time.Now(),
@@ -66,11 +68,13 @@ func New(cfg Config, l log.Log, inUse InUse, lim *limits.Limits, tenancy web.Ten
 }
 
 // Register mounts the endpoints that senders know: those of Cortex and Mimir, of Cortex before 1.0, of Prometheus and of
-// Thanos, which do the same; and those of Mimir and of Prometheus for OTLP.
+// Thanos, which do the same; those of Mimir and of Prometheus for OTLP; and what a tenant may ask about its own writing.
 func (p *Producer) Register(mux *http.ServeMux) {
 	for _, path := range []string{"/api/v1/push", "/api/prom/push", "/api/v1/write", "/api/v1/receive"} {
 		mux.HandleFunc(path, p.serve)
 	}
+	mux.HandleFunc("GET /api/v1/user_limits", p.serveLimits)
+	mux.HandleFunc("GET /api/v1/rejects", p.serveRejects)
 	for _, path := range []string{"/otlp/v1/metrics", "/api/v1/otlp/v1/metrics"} {
 		mux.HandleFunc(path, p.serveOTLP)
 	}
