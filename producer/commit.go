@@ -15,6 +15,14 @@ func (q *request) commit(ctx context.Context, limitRate bool) error {
 	if q.split != nil {
 		return q.commitSplit(ctx)
 	}
+	if err := q.store(ctx, limitRate); err != nil {
+		return err
+	}
+	return q.refused.err()
+}
+
+// store writes what was accepted. An error means that nothing counts as written.
+func (q *request) store(ctx context.Context, limitRate bool) error {
 	if limitRate {
 		if err := q.allowSamples(); err != nil {
 			return err
@@ -23,17 +31,24 @@ func (q *request) commit(ctx context.Context, limitRate bool) error {
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	q.written = q.accepted
+	// What the tenant's own rules drop, and what another replica is elected for, is dealt with as it should be: a sender must
+	// not take it for lost.
+	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
 	q.count()
-	return q.refused.err()
+	return nil
 }
 
-// allowSamples takes what was accepted out of the tenant's rate.
+// allowSamples takes what was accepted out of the tenant's rates.
 func (q *request) allowSamples() error {
-	n := q.accepted.samples + q.accepted.histograms
-	err := allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", "ingestion_burst_size")
+	n, what := q.accepted.histograms, "native histograms"
+	err := allow(q.state.histograms, n, q.now, schema.ErrHistogramRate, what, "native_histogram_ingestion_rate", "native_histogram_ingestion_burst_size")
+	if err == nil {
+		_, burst := q.limits.IngestionBurst()
+		n += q.accepted.samples
+		err = allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", burst)
+	}
 	if err != nil {
-		q.p.metrics.reject(q.tenant, schema.ErrIngestionRate, n)
+		q.p.reject(q.tenant, err, n)
 	}
 	return err
 }
@@ -46,6 +61,7 @@ func (q *request) allowRequest() error {
 // append makes the records durable.
 func (q *request) append(ctx context.Context) error {
 	if q.used == 0 {
+		q.acknowledged() // what is remembered as dropped needs no record
 		return nil
 	}
 	q.encode()
@@ -101,7 +117,16 @@ func (q *request) count() {
 		bytes += len(q.buffers[i].b)
 	}
 	m.recordBytes.Add(float64(bytes))
-	for _, r := range q.refused.list {
+	if n := q.ha.dropped.samples + q.ha.dropped.histograms; n > 0 {
+		m.deduplicate(q.tenant, n)
+	}
+	q.state.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	if n := q.dropped.samples + q.dropped.histograms; n > 0 {
+		m.drop(q.tenant, n)
+	}
+	for i := range q.refused.list {
+		r := &q.refused.list[i]
 		m.reject(q.tenant, r.id, r.count)
+		q.p.rejects.add(q.tenant, r, q.now)
 	}
 }

@@ -26,6 +26,7 @@ type request struct {
 
 	bodyBuf, body      []byte // as received
 	decodeBuf, decoded []byte
+	inflaters          inflaters
 
 	series  schema.Series
 	v2      schema.RequestV2
@@ -43,6 +44,10 @@ type request struct {
 	learned []learned      // series that the cache does not know
 	defined []*knownSeries // series whose definition is in the records
 
+	otlp          translation
+	dataPoints    int // of an OTLP request
+	pointsRefused int // of them, wholly or in part
+
 	buffers     []buffer // of the records
 	used        int      // buffers in use
 	open        []int32  // by partition: 1 + index of its open buffer, 0 = none
@@ -50,7 +55,11 @@ type request struct {
 	out         int64 // bytes in the buffers
 	outReserved int64
 
+	rewriter relabeller // of labels, by the tenant's rules
+	ha       haRequest
+
 	accepted written // what is in the buffers
+	dropped  written // by the tenant's own rules
 	written  written // what the log has acknowledged
 	refused  refusals
 }
@@ -78,7 +87,9 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.tenant, q.limits, q.now = tenant, q.p.limits.For(tenant), q.p.now()
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
+	q.state.pushes.add(1, q.now)
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
+	q.ha.begin(ctx, q)
 	if int(n) > cap(q.open) {
 		q.open = make([]int32, n)
 	}
@@ -105,17 +116,21 @@ func (p *Producer) release(q *request) {
 	q.state, q.limits = tenantState{}, nil
 	clear(q.defined)
 	q.defined, q.learned = q.defined[:0], q.learned[:0]
-	q.accepted, q.written = written{}, written{}
+	q.otlp.reset()
+	q.dataPoints, q.pointsRefused = 0, 0
+	q.accepted, q.dropped, q.written = written{}, written{}, written{}
+	q.ha.reset()
 	q.refused.reset()
 	p.pool.Put(q)
 }
 
 // memory is about what q keeps allocated.
 func (q *request) memory() int {
-	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n := cap(q.rewriter.text) + cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n += q.inflaters.memory() + q.otlp.memory()
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
-	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes)
+	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()
 	for i := range q.buffers[:cap(q.buffers)] {
 		b := &q.buffers[:cap(q.buffers)][i]
 		n += cap(b.b) + b.w.Cap()

@@ -67,6 +67,11 @@ func (q *request) walkSplit(body []byte, version string) error {
 		return err
 	}
 	for _, p := range q.split.order {
+		if p.err == nil && len(p.ha.waiting) > 0 {
+			if err := p.elect(p.state.cache); err != nil {
+				return err
+			}
+		}
 		if c := p.state.cache; c != nil && p.err == nil {
 			p.defined = c.learn(p.learned, p.clock, p.defined)
 		}
@@ -247,10 +252,11 @@ func (q *request) commitSplit(ctx context.Context) error {
 	for _, p := range q.split.order {
 		if p.err == nil {
 			p.acknowledged()
-			sum.samples += p.accepted.samples
-			sum.histograms += p.accepted.histograms
-			sum.exemplars += p.accepted.exemplars
+			sum = sum.plus(p.accepted).plus(p.dropped).plus(p.ha.dropped)
 			p.count()
+			if p.request != q { // one answer tells of all of them
+				q.ha.add(&p.ha)
+			}
 			p.err = p.refused.err()
 		}
 		answer = graver(answer, p.err, p.tenant)

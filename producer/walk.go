@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"sluice/internal/ha"
 	"sluice/schema"
 )
 
@@ -23,19 +24,27 @@ func (q *request) walk(body []byte, version string) error {
 	if version == version2 {
 		cut = q.walkV2
 	}
+	return q.cached(func() error { return cut(body) })
+}
+
+// cached walks with the cache of series at hand, if there is one, and lets it learn.
+func (q *request) cached(cut func() error) error {
 	c := q.state.cache
-	if c == nil {
-		return cut(body)
+	err := q.locked(c, cut)
+	if err == nil && len(q.ha.waiting) > 0 {
+		err = q.elect(c)
 	}
-	err := q.locked(c, func() error { return cut(body) })
-	if err == nil {
+	if err == nil && c != nil {
 		q.defined = c.learn(q.learned, q.clock, q.defined)
 	}
 	return err
 }
 
-// locked holds the cache as it is while f looks into it.
+// locked holds the cache, if there is one, as it is while f looks into it.
 func (q *request) locked(c *seriesCache, f func() error) error {
+	if c == nil {
+		return f()
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return f()
@@ -120,6 +129,16 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 			key = c.key(s.LabelBytes)
 		}
 		known = c.find(key)
+		if known != nil && known.group != 0 {
+			switch q.verdict(known.group) {
+			case ha.Accept:
+			case ha.Drop:
+				q.dropKnown(known)
+				return nil
+			default:
+				known = nil // there is more to be done
+			}
+		}
 		if both := v2 != nil && len(s.Samples) > 0 && len(s.Histograms) > 0; known != nil && known.fresh(q.clock) && !both {
 			return q.addKnown(known)
 		}
@@ -127,11 +146,20 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 	if err := s.ParseLabels(); err != nil {
 		return undecodable(err)
 	}
-	mended, ok := q.checkLabels(v2)
-	if !ok {
+	replica, done, err := q.takeReplica(key, payload, v2)
+	if done || err != nil {
+		return err
+	}
+	verdict := q.checkLabels(v2)
+	switch verdict {
+	case refused:
+		return nil
+	case dropped:
+		q.dropUnknown(key, known)
 		return nil
 	}
-	relabelled := mended
+	relabelled := replica || verdict == changed
+	mended := relabelled
 	if q.checkValues() {
 		mended = true
 	}

@@ -45,17 +45,25 @@ const (
 	ErrLabelsNotSorted      ErrorID = "err-sluice-labels-not-sorted"
 	ErrDuplicateLabelNames  ErrorID = "err-sluice-duplicate-label-names"
 	ErrTooManyLabels        ErrorID = "err-sluice-max-label-names-per-series"
+	ErrLabelsSize           ErrorID = "err-sluice-max-labels-size-bytes"
 	ErrTooFarInFuture       ErrorID = "err-sluice-too-far-in-future"
 	ErrTooFarInPast         ErrorID = "err-sluice-too-far-in-past"
 	ErrHistogramInvalid     ErrorID = "err-sluice-native-histogram-invalid"
 	ErrHistogramBuckets     ErrorID = "err-sluice-max-native-histogram-buckets"
+	ErrHistogramSize        ErrorID = "err-sluice-max-native-histogram-sample-size-bytes"
 	ErrExemplarInvalid      ErrorID = "err-sluice-exemplar-invalid"
 	ErrMetadataInvalid      ErrorID = "err-sluice-metadata-invalid"
 	ErrSymbolRef            ErrorID = "err-sluice-symbol-reference"
 	ErrSamplesAndHistograms ErrorID = "err-sluice-samples-and-histograms"
+	ErrTooManyHAClusters    ErrorID = "err-sluice-too-many-ha-clusters"
+
+	// One data point of OTLP.
+	ErrOTLPTemporality ErrorID = "err-sluice-otlp-temporality"
+	ErrOTLPDataPoint   ErrorID = "err-sluice-otlp-data-point-invalid"
 
 	// Rates and overload.
 	ErrIngestionRate ErrorID = "err-sluice-ingestion-rate"
+	ErrHistogramRate ErrorID = "err-sluice-native-histogram-ingestion-rate"
 	ErrRequestRate   ErrorID = "err-sluice-request-rate"
 	ErrOverloaded    ErrorID = "err-sluice-overloaded"
 	ErrLogDown       ErrorID = "err-sluice-log-unavailable"
@@ -79,9 +87,11 @@ func ErrorIDs() []ErrorID {
 		ErrUnauthorized, ErrAuthBusy, ErrForbidden, ErrTenantForbidden, ErrTenantRequired, ErrTenantsPerQuery, ErrTenantsPerWrite,
 		ErrMethod, ErrContentType, ErrContentEncoding, ErrBodyTooLarge, ErrBodyUnreadable, ErrDecompress, ErrDecode, ErrRecordTooLarge, ErrSeriesPerRequest,
 		ErrNoLabels, ErrMissingMetricName, ErrMetricNameInvalid, ErrLabelNameInvalid, ErrLabelValueInvalid, ErrLabelNameTooLong,
-		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrTooFarInFuture, ErrTooFarInPast,
-		ErrHistogramInvalid, ErrHistogramBuckets, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
-		ErrIngestionRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
+		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,
+		ErrHistogramInvalid, ErrHistogramBuckets, ErrHistogramSize, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
+		ErrOTLPTemporality, ErrOTLPDataPoint,
+		ErrTooManyHAClusters,
+		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}
 }

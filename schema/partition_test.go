@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 )
 
@@ -180,10 +181,14 @@ func TestLimitsValidate(t *testing.T) {
 	v := reflect.ValueOf(&l).Elem()
 	for i := range v.NumField() {
 		f, old := v.Field(i), v.Field(i).Interface()
-		if f.CanInt() {
+		require.NotEmpty(t, v.Type().Field(i).Tag.Get("yaml"))
+		switch {
+		case f.CanInt():
 			f.SetInt(-1)
-		} else {
+		case f.CanFloat():
 			f.SetFloat(-1)
+		default:
+			continue // neither more nor less than it may be
 		}
 		require.Error(t, l.Validate(), v.Type().Field(i).Name)
 		if f.CanFloat() {
@@ -193,7 +198,27 @@ func TestLimitsValidate(t *testing.T) {
 			require.Error(t, l.Validate(), v.Type().Field(i).Name)
 		}
 		f.Set(reflect.ValueOf(old))
-		require.NotEmpty(t, v.Type().Field(i).Tag.Get("yaml"))
 	}
 	require.NoError(t, l.Validate())
+}
+
+func TestHALimitsValidate(t *testing.T) {
+	for _, c := range []struct {
+		change func(l *Limits)
+		ok     bool
+	}{
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MinHAFailover - 1) }, false},
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MinHAFailover) }, true},
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MaxHAFailover) }, true},
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MaxHAFailover + 1) }, false},
+		{func(l *Limits) { l.HAMaxClusters = 0 }, true},
+		{func(l *Limits) { l.HAClusterLabel = "" }, false},
+		{func(l *Limits) { l.HAReplicaLabel = "__name__" }, false},
+		{func(l *Limits) { l.HAReplicaLabel = "\xff" }, false},
+		{func(l *Limits) { l.HAReplicaLabel = l.HAClusterLabel }, false},
+	} {
+		l := DefaultLimits()
+		c.change(&l)
+		require.Equal(t, c.ok, l.Validate() == nil, "%+v", l)
+	}
 }
