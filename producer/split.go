@@ -134,12 +134,20 @@ func (q *request) addToPart(payload, raw []byte, v2 *schema.SeriesV2) error {
 	} else {
 		err = add()
 	}
-	var se *schema.Error
-	if errors.As(err, &se) && se.ID == schema.ErrSeriesPerRequest { // concerns this tenant only
-		to.fail(err)
-		return nil
+	if err != nil {
+		return to.failAlone(err)
 	}
-	return err
+	return nil
+}
+
+// failAlone refuses the part as a whole if the error concerns its tenant only; else it returns it, and the whole request fails.
+func (p *part) failAlone(err error) error {
+	var se *schema.Error
+	if !errors.As(err, &se) || se.ID != schema.ErrSeriesPerRequest {
+		return err
+	}
+	p.fail(err)
+	return nil
 }
 
 // partOf returns the part that a series belongs to, and the series as it is to be written there. nil means that the series was refused.
