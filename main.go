@@ -50,6 +50,7 @@ import (
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
 	"sluice/reader"
@@ -127,6 +128,7 @@ type process struct {
 	catalog   *catalog.Catalog
 	directory *members.Directory
 	limits    *limits.Limits
+	usage     *usage.Table // in a producer
 	tenancy   web.Tenancy
 	instance  string
 	advertise string
@@ -287,6 +289,7 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
+	p.limitSeries()
 	p.producer.Register(p.mux)
 	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
 	p.running = append(p.running, task{"producer", p.producer.Run})

@@ -47,10 +47,17 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 			}
 		},
 	}
+	limit, err := p.limitOf(rec, tenant)
+	if err != nil {
+		return p.deadLetter(ctx, rec, err.Error())
+	}
+	into.cap = limit.Cap(g.logTime - g.logFrom)
 	t, err := p.applySamples(ctx, g, tenant, rec, version[0], into)
 	if errors.Is(err, errHead) {
 		return err
 	}
+	p.tellCapped(g, tenant, limit, &t)
+	p.usage.NewSeries(tenant, t.newSeries)
 	g.bytes += int64(len(rec.Value))
 	g.series += t.newSeries
 	p.metrics.count(&t, len(rec.Value))
@@ -70,6 +77,8 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 type sinks struct {
 	exemplars exemplarSink
 	meta      func(payload []byte)
+
+	cap int64 // no new series are taken into a head that has as many; 0 = no cap
 }
 
 // errHead is the one error of applySamples that is ours, not the record's.
@@ -99,6 +108,7 @@ func (p *partition) applySamples(ctx context.Context, g *generation, tenant sche
 		return t, fmt.Errorf("apply record %d: %w: %w", rec.Offset, errHead, err)
 	}
 	app := part.head.appender(ctx)
+	app.cap, app.usage = into.cap, p.usage
 	defer func() { err = errors.Join(err, app.close()) }()
 	if version == schema.RecordV2 {
 		return t, app.applyColumns(&p.columns, e, rec.Time, &t, into)

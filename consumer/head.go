@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
+	"sluice/internal/usage"
 	"sluice/schema"
 )
 
@@ -37,6 +38,10 @@ type head struct {
 	lastT []int64             // by ref of the tsdb.Head, which counts from 1: time of the newest sample, noSample before the first
 	seeds [2]maphash.Seed
 
+	series     int64              // with samples
+	marked     []uint32           // by ref: the round of the tracker in which records of version 1 last brought the series
+	capTold    bool               // that the cap was met
+	hash       []byte             // scratch space
 	windows    map[int64]struct{} // two-hour windows that hold samples: a block each
 	lastWindow int64
 	samples    uint64 // taken in, duplicates left out
@@ -108,6 +113,7 @@ type tally struct {
 	newSeries          int
 	unresolved         int   // of refs that nothing has defined
 	unapplied          int   // refused by the head; the producer should have refused them
+	capped             int   // of new series above the cap
 	err                error // why, the first of them
 }
 
@@ -120,6 +126,9 @@ type appender struct {
 	head    *head
 	builder labels.ScratchBuilder
 	late    []lateOne
+
+	cap   int64          // no new series beyond this many; 0 = no cap
+	usage *usage.Tracker // may be nil
 }
 
 type lateOne struct {
@@ -180,6 +189,7 @@ func (a *appender) add(s *schema.Series, t *tally, exemplars exemplarSink) error
 		lset = a.labels(s)
 		ref = a.find(lset)
 	}
+	a.mark(s, ref)
 	for i := range s.Samples {
 		smp := &s.Samples[i]
 		ref = a.float(ref, &lset, s, smp.Time, smp.Value, t)
@@ -217,6 +227,9 @@ func (a *appender) float(ref uint32, lset *labels.Labels, s *schema.Series, ts i
 		a.putLate(ref, lset, s, lateSample{t: ts, v: v}, t)
 		return ref
 	}
+	if ref == 0 && a.full(*lset, t) {
+		return 0
+	}
 	made, err := a.Append(storage.SeriesRef(ref), *lset, ts, v)
 	if err != nil {
 		t.refuse(err)
@@ -232,6 +245,9 @@ func (a *appender) histogram(ref uint32, lset *labels.Labels, s *schema.Series, 
 	if a.head.older(ref, ts) {
 		a.putLate(ref, lset, s, lateSample{t: ts, h: hist, fh: fhist}, t)
 		return ref
+	}
+	if ref == 0 && a.full(*lset, t) {
+		return 0
 	}
 	made, err := a.AppendHistogram(storage.SeriesRef(ref), *lset, ts, hist, fhist)
 	if err != nil {
@@ -261,6 +277,7 @@ func (a *appender) newest(ref uint32, ts int64, t *tally) {
 	}
 	if h.lastT[ref] == noSample {
 		t.newSeries++
+		h.series++
 	}
 	h.lastT[ref] = ts
 	h.occupy(ts)

@@ -38,6 +38,9 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 		var hash uint64
 		hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)
 		partition = q.state.shard.Partition(hash)
+		if ok, err := q.admit(hash, partition); !ok {
+			return err
+		}
 		ref = q.state.cache.next[partition].Add(1) - 1
 		q.learned = append(q.learned, learned{key, partition, ref})
 	}

@@ -37,10 +37,8 @@ func (q *request) append(ctx context.Context) error {
 		b := &q.buffers[i]
 		if c := q.state.cache; c != nil {
 			b.b = b.w.Append(b.b[:0], c.epoch)
-			q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headersV2})
-			continue
 		}
-		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headers})
+		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.state.headers})
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), q.p.cfg.AppendTimeout)
 	defer cancel()
@@ -48,6 +46,7 @@ func (q *request) append(ctx context.Context) error {
 	switch {
 	case err == nil:
 		q.acknowledged()
+		q.admitted = q.admitted[:0]
 		return nil
 	case errors.Is(err, log.ErrUnknownPartition): // a topic that is made anew has none of our definitions
 		q.p.tenants.forgetDefinitions()

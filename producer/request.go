@@ -35,12 +35,13 @@ type request struct {
 	scratch []byte              // a series or metadata entry written anew
 	said    map[uint64]struct{} // metadata already written by this request
 
-	clock   uint32         // seconds of Producer.clock
-	key     seriesKey      // of the 2.0 series at hand
-	hashes  []seriesKey    // of the symbols of a 2.0 request; zero = not hashed yet
-	words   [2][]byte      // scratch space
-	learned []learned      // series that the cache does not know
-	defined []*knownSeries // series whose definition is in the records
+	clock    uint32         // seconds of Producer.clock
+	key      seriesKey      // of the 2.0 series at hand
+	hashes   []seriesKey    // of the symbols of a 2.0 request; zero = not hashed yet
+	words    [2][]byte      // scratch space
+	learned  []learned      // series that the cache does not know
+	admitted []uint64       // hashes of series that the limit on series let through
+	defined  []*knownSeries // series whose definition is in the records
 
 	buffers     []buffer // of the records
 	used        int      // buffers in use
@@ -77,6 +78,11 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.tenant, q.limits, q.now = tenant, q.p.limits.For(tenant), q.p.now()
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
+	if q.state.admissions != nil {
+		if err := q.p.cardinality.ready(ctx, q.p.cfg.AppendTimeout); err != nil {
+			return err
+		}
+	}
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
 	if int(n) > cap(q.open) {
 		q.open = make([]int32, n)
@@ -88,6 +94,7 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 // release gives back what q holds and keeps its memory for the next request, unless that is a lot.
 func (p *Producer) release(q *request) {
 	p.budget.used.Add(-q.held)
+	q.withdrawAdmissions()
 	if q.memory() > maxPooledBytes {
 		return
 	}
@@ -110,7 +117,7 @@ func (q *request) memory() int {
 	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
-	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes)
+	n += 32*cap(q.learned) + 8*cap(q.admitted) + 8*cap(q.defined) + 16*cap(q.hashes)
 	for i := range q.buffers[:cap(q.buffers)] {
 		b := &q.buffers[:cap(q.buffers)][i]
 		n += cap(b.b) + b.w.Cap()

@@ -52,6 +52,10 @@ const (
 	ErrLogDown       ErrorID = "err-sluice-log-unavailable"
 	ErrShuttingDown  ErrorID = "err-sluice-shutting-down"
 
+	// Cardinality.
+	ErrMaxSeriesPerUser   ErrorID = "err-sluice-max-series-per-user"
+	ErrMaxSeriesPerMetric ErrorID = "err-sluice-max-series-per-metric"
+
 	// Reading.
 	ErrQueryTooLong         ErrorID = "err-sluice-query-too-long"
 	ErrQueryTooDeep         ErrorID = "err-sluice-query-too-deep"
@@ -72,6 +76,7 @@ func ErrorIDs() []ErrorID {
 		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrTooFarInFuture, ErrTooFarInPast,
 		ErrHistogramInvalid, ErrHistogramBuckets, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
 		ErrIngestionRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
+		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}
 }

@@ -30,6 +30,11 @@ type Limits struct {
 	PartitionShardSize int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
+
+	// Active series of the tenant over all partitions, and those of one metric name. Only new series are refused. 0, the
+	// default, is no limit: a default that stops a tenant nobody has thought of does more harm than good.
+	MaxGlobalSeriesPerUser   int `yaml:"max_global_series_per_user"`
+	MaxGlobalSeriesPerMetric int `yaml:"max_global_series_per_metric"`
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -58,6 +63,7 @@ func (l *Limits) Validate() error {
 		"max_global_exemplars_per_user": float64(l.MaxExemplars), "partition_shard_size": float64(l.PartitionShardSize),
 		"creation_grace_period": float64(l.CreationGracePeriod), "past_grace_period": float64(l.PastGracePeriod),
 		"compactor_blocks_retention_period": float64(l.BlocksRetentionPeriod),
+		"max_global_series_per_user":        float64(l.MaxGlobalSeriesPerUser), "max_global_series_per_metric": float64(l.MaxGlobalSeriesPerMetric),
 	} {
 		switch {
 		case v < 0:
