@@ -127,7 +127,7 @@ func (a *admissions) prune(t *usage.Table, tenant schema.Tenant, view *usage.Vie
 	}
 	a.seen, a.looked = view, now
 	for hash, s := range a.pending {
-		if t.Known(tenant, hash) {
+		if t.Known(tenant, hash, s.partition) {
 			a.forget(hash)
 		} else if _, logTime := t.Applied(s.partition); logTime-s.at > pendingSlack.Milliseconds() {
 			a.forget(hash)
@@ -143,7 +143,7 @@ func (q *request) admit(hash uint64, partition int32) (ok bool, err error) {
 		return true, nil
 	}
 	c := q.p.cardinality
-	if c.table.Known(q.tenant, hash) {
+	if c.table.Known(q.tenant, hash, partition) {
 		return true, nil
 	}
 	var metric []byte

@@ -63,6 +63,14 @@ type View struct {
 	// Complete says that Known tells a new series from one that is known. It does not as long as the consumers have not heard of
 	// the tenant's limit.
 	Complete bool
+
+	parts []placed // of all sources, the stale ones too
+}
+
+// placed is a part and its partition.
+type placed struct {
+	*part
+	partition int32
 }
 
 // Others is how many producers beside this one have written for the tenant lately.
@@ -122,11 +130,13 @@ func (t *Table) source(k key) *source {
 	return s
 }
 
-func (s *source) part(tenant schema.Tenant) *part {
-	p := s.tenants[tenant]
+func (t *Table) part(k key) *part {
+	s := t.source(k)
+	p := s.tenants[k.tenant]
 	if p == nil {
 		p = &part{}
-		s.tenants[tenant] = p
+		s.tenants[k.tenant] = p
+		delete(t.views, k.tenant)
 	}
 	return p
 }
@@ -157,6 +167,7 @@ func (t *Table) applyBeat(k key, rec *log.Record) error {
 			t.outdated(other)
 		}
 		if rec.Time-other.time > forgottenAfter && other.time > 0 {
+			t.outdated(other)
 			delete(t.sources[k.partition], instance)
 		}
 	}
@@ -182,7 +193,7 @@ func (t *Table) applySummary(k key, value []byte) error {
 	if err := json.Unmarshal(value, &sum); err != nil {
 		return err
 	}
-	p := t.source(k).part(k.tenant)
+	p := t.part(k)
 	p.summary = sum
 	switch {
 	case !sum.Limited:
@@ -206,7 +217,7 @@ func (t *Table) applyChunk(k key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	p := t.source(k).part(k.tenant)
+	p := t.part(k)
 	into := &p.known
 	if !into.is(ch.run, ch.version) {
 		if into = &p.next; !into.is(ch.run, ch.version) {
@@ -228,14 +239,17 @@ func (c *content) take(n int, ch *chunk) {
 	}
 }
 
-// Known tells whether the series with that schema.SeriesHash is active, as far as the consumers have said.
-func (t *Table) Known(tenant schema.Tenant, hash uint64) bool {
+// Known tells whether the series with that schema.SeriesHash is active, as far as the consumers have said. They are asked
+// for the partition first that the series belongs to, and then for the others: it was there before partitions were added.
+func (t *Table) Known(tenant schema.Tenant, hash uint64, partition int32) bool {
 	h := short(hash)
+	v := t.View(tenant)
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	for _, of := range t.sources {
-		for _, s := range of {
-			if p := s.tenants[tenant]; p != nil && (p.known.set.has(h) || p.next.set.has(h)) {
+	for _, here := range [...]bool{true, false} {
+		for i := range v.parts {
+			p := &v.parts[i]
+			if (p.partition == partition) == here && (p.known.set.has(h) || p.next.set.has(h)) {
 				return true
 			}
 		}
@@ -269,12 +283,16 @@ const maxViews = 10_000
 // view adds up what is said of a tenant. Of several who speak of a partition, the one that has counted most counts.
 func (t *Table) view(tenant schema.Tenant) *View {
 	v := &View{Metrics: map[string]int64{}, Complete: true}
-	for _, of := range t.sources {
+	for partition, of := range t.sources {
 		var most *summary
 		spoken, complete := false, false
 		for _, s := range of {
 			p := s.tenants[tenant]
-			if p == nil || s.stale {
+			if p == nil {
+				continue
+			}
+			v.parts = append(v.parts, placed{p, partition})
+			if s.stale {
 				continue
 			}
 			spoken = true

@@ -12,8 +12,8 @@ import (
 // series; another one collects what is to be told. A nil Tracker counts nothing.
 //
 // A series is active from its definition, or its first sample in a record of version 1, until it has not been marked for
-// SeriesIdle of log time, and up to a round more. Time passes in rounds: a record from the future ends one round and no more, so that it cannot
-// make every series idle at once. As every series that goes on is defined again within RefLife, what is active is a
+// SeriesIdle of log time, and up to a round more. Time passes in rounds. A leap ends none: a record from the future, or a
+// log that nothing was written to, must not make every series idle at once. As every series that goes on is defined again within RefLife, what is active is a
 // function of the last hour of the log, of which a consumer that starts reads the definitions anyway.
 //
 // Some 30 bytes a series, beside the kilobyte that it takes in a head.
@@ -84,9 +84,9 @@ func (t *Tracker) Tick(logTime int64) {
 	defer t.mu.Unlock()
 	t.logTime = logTime
 	switch passed := logTime - t.since; {
-	case t.since == 0:
+	case t.since == 0, passed >= 2*roundLength, passed < -roundLength:
 		t.since = logTime
-	case passed >= roundLength || passed < -roundLength:
+	case passed >= roundLength:
 		t.since = logTime
 		t.round++
 		t.sweep()
