@@ -27,7 +27,8 @@ type told struct {
 }
 
 const (
-	// quietFor is how long the number of series of a tenant without a limit is not told again, ms of log time.
+	// quietFor is how long the number of series of a tenant without a limit is not told again, ms of log time; six times that if
+	// it is about the same.
 	quietFor = 10_000
 	// producerIdle is how long a producer counts after its last record, ms of log time.
 	producerIdle = int64(2 * time.Minute / time.Millisecond)
@@ -117,7 +118,7 @@ func (t *Tracker) collectTenant(recs []log.Record, src *Source, name schema.Tena
 	} else if recs = s.dropChunks(recs, src, name, 0); d.known > 0 {
 		d.known, d.tail = 0, nil
 	}
-	if d.once && d.limited == s.limited && (!d.dirty || !s.limited && (!notable(d.series, s.active) || t.logTime-d.at < quietFor)) {
+	if d.once && d.limited == s.limited && (!d.dirty || !s.limited && d.recent(s.active, t.logTime)) {
 		return recs
 	}
 	sum := summary{
@@ -133,9 +134,10 @@ func (t *Tracker) collectTenant(recs []log.Record, src *Source, name schema.Tena
 	return append(recs, src.record(name, -1, encodeJSON(sum)))
 }
 
-// notable says that a number differs enough from the one that was told.
-func notable(told, now int64) bool {
-	return max(now-told, told-now) > max(10, told/20)
+// recent says that what was told of a tenant without a limit is good enough.
+func (d *told) recent(series, now int64) bool {
+	notable := max(series-d.series, d.series-series) > max(10, d.series/20)
+	return now-d.at < quietFor || !notable && now-d.at < 6*quietFor
 }
 
 // tellHashes appends the chunks that tell of new series, or of all.
