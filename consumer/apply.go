@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -52,10 +51,7 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 		return p.deadLetter(ctx, rec, err.Error())
 	}
 	into.cap = limit.Cap(g.logTime - g.logFrom)
-	t, err := p.applySamples(ctx, g, tenant, rec, version[0], into)
-	if errors.Is(err, errHead) {
-		return err
-	}
+	t, err := p.applySamples(g, tenant, rec, version[0], into)
 	p.tellCapped(g, tenant, limit, &t)
 	p.usage.NewSeries(tenant, t.newSeries)
 	g.bytes += int64(len(rec.Value))
@@ -81,12 +77,9 @@ type sinks struct {
 	cap int64 // no new series are taken into a head that has as many; 0 = no cap
 }
 
-// errHead is the one error of applySamples that is ours, not the record's.
-var errHead = errors.New("open head")
-
 // applySamples adds what a record of one of the versions holds to the tenant's head, which is made for the first sample: a
 // tenant without samples costs nothing.
-func (p *partition) applySamples(ctx context.Context, g *generation, tenant schema.Tenant, rec *log.Record, version byte, into sinks) (t tally, err error) {
+func (p *partition) applySamples(g *generation, tenant schema.Tenant, rec *log.Record, version byte, into sinks) (t tally, err error) {
 	var e *epoch
 	if version == schema.RecordV2 {
 		if err := p.columns.Parse(rec.Value); err != nil {
@@ -103,13 +96,9 @@ func (p *partition) applySamples(ctx context.Context, g *generation, tenant sche
 	} else if onlyMetadata(rec.Value, into.meta) {
 		return t, nil
 	}
-	part, err := g.part(tenant, p.nextHead)
-	if err != nil {
-		return t, fmt.Errorf("apply record %d: %w: %w", rec.Offset, errHead, err)
-	}
-	app := part.head.appender(ctx)
+	app := g.part(tenant, p.nextHead).head.appender()
 	app.cap, app.usage = into.cap, p.usage
-	defer func() { err = errors.Join(err, app.close()) }()
+	defer app.close()
 	if version == schema.RecordV2 {
 		return t, app.applyColumns(&p.columns, e, rec.Time, &t, into)
 	}

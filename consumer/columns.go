@@ -82,7 +82,7 @@ func metadataOf(c *schema.Columns, meta func([]byte)) error {
 // known returns the ref of a defined series in this head, 0 if the head does not know it.
 func (a *appender) known(d *definition) (ref uint32, lset *labels.Labels) {
 	if d.head != a.head.id {
-		d.head, d.ref = a.head.id, a.find(d.lset)
+		d.head, d.ref = a.head.id, a.head.series.Find(d.lset)
 	}
 	return d.ref, &d.lset
 }

@@ -802,7 +802,7 @@ func TestGenerationBoundsFollowLogTime(t *testing.T) {
 }
 
 func TestRangesStayFew(t *testing.T) {
-	h := &head{windows: map[int64]struct{}{}, lastWindow: math.MinInt64}
+	h := &head{windows: map[int64]struct{}{}, windowEnd: math.MinInt64 + window}
 	rnd := rand.New(rand.NewPCG(1, 1))
 	times := []int64{0, -1, window - 1, window, 4_000_000_000_000}
 	for range 10_000 {
@@ -826,8 +826,7 @@ func TestRangesStayFew(t *testing.T) {
 
 // A foreign producer may encode the same labels in other bytes: it is the same series all the same.
 func TestSameLabelsInOtherBytes(t *testing.T) {
-	h, err := newHead("a", t.TempDir(), 1)
-	require.NoError(t, err)
+	h := newHead("a", 1)
 	lbl := []schema.Label{{Name: []byte("__name__"), Value: []byte("m")}}
 	plain := schema.AppendLabels(nil, lbl)
 	long := []byte{0x0a, 0x8d, 0x00} // the length 13 as two bytes
@@ -842,7 +841,7 @@ func TestSameLabelsInOtherBytes(t *testing.T) {
 	require.Equal(t, tally{duplicates: 1}, add(long, 1000, 2))
 	require.Equal(t, tally{floats: 1}, add(long, 2000, 2))
 	require.Equal(t, tally{floats: 1, late: 1}, add(plain, 1500, 3))
-	require.Equal(t, uint64(1), h.tsdb.NumSeries())
+	require.Equal(t, 1, h.series.Len())
 }
 
 func TestHoleIsToldNotServed(t *testing.T) {

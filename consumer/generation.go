@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -95,23 +94,19 @@ func (g *generation) closeGaps(logTime int64) (closed bool) {
 }
 
 // part returns the tenant's part, making an empty head for the first sample.
-func (g *generation) part(tenant schema.Tenant, nextHead func() uint32) (*tenantPart, error) {
+func (g *generation) part(tenant schema.Tenant, nextHead func() uint32) *tenantPart {
 	g.mu.RLock()
 	part := g.tenants[tenant]
 	g.mu.RUnlock()
 	if part != nil {
-		return part, nil
+		return part
 	}
-	h, err := newHead(tenant, filepath.Join(g.dir, "heads"), nextHead())
-	if err != nil {
-		return nil, err
-	}
-	// The tsdb.Head is left to the collector: closing it would first write all its chunks to disk.
+	h := newHead(tenant, nextHead())
 	part = &tenantPart{head: h, view: newView(h.querier, func() error { return nil })}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.tenants[tenant] = part
-	return part, nil
+	return part
 }
 
 // names returns the tenants of the generation, sorted.

@@ -1,54 +1,26 @@
 package consumer
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"testing"
-
-	"github.com/stretchr/testify/require"
 
 	"sluice/schema"
 )
 
-// A tenant's head costs no file descriptor: thousands of tenants share a process.
-func TestHeadsKeepNoFilesOpen(t *testing.T) {
-	open := func() int {
-		fds, err := os.ReadDir("/proc/self/fd")
-		require.NoError(t, err)
-		return len(fds)
-	}
-	dir := t.TempDir()
-	before := open()
-	heads := make([]*head, 50)
-	for i := range heads {
-		h, err := newHead("a", dir, 1)
-		require.NoError(t, err)
-		_, err = applyV1(h, benchRecord(10, 1000))
-		require.NoError(t, err)
-		heads[i] = h
-	}
-	require.Less(t, open()-before, 10)
-	runtime.KeepAlive(heads)
-}
-
 func applyV1(h *head, value []byte) (t tally, err error) {
 	var scratch schema.Series
-	app := h.appender(context.Background())
+	app := h.appender()
 	err = app.apply(value, &scratch, &t, sinks{})
-	return t, errors.Join(err, app.close(), t.err)
+	app.close()
+	return t, errors.Join(err, t.err)
 }
 
 // BenchmarkNewHead is what a tenant costs before its first sample.
 func BenchmarkNewHead(b *testing.B) {
-	dir := b.TempDir()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := newHead("a", dir, 1); err != nil {
-			b.Fatal(err)
-		}
+		_ = newHead("a", 1)
 	}
 }
 
@@ -69,10 +41,7 @@ func benchRecord(n int, ts int64) []byte {
 // BenchmarkApply is the consumer's hot path: a v1 record of known series into a head.
 func BenchmarkApply(b *testing.B) {
 	const n = 500
-	h, err := newHead("a", b.TempDir(), 1)
-	if err != nil {
-		b.Fatal(err)
-	}
+	h := newHead("a", 1)
 	records := make([][]byte, 200)
 	for i := range records {
 		records[i] = benchRecord(n, int64(i)*15_000)
@@ -88,9 +57,7 @@ func BenchmarkApply(b *testing.B) {
 	for b.Loop() {
 		if i == len(records) {
 			b.StopTimer()
-			if h, err = newHead("a", b.TempDir(), 1); err != nil {
-				b.Fatal(err)
-			}
+			h = newHead("a", 1)
 			apply(records[0])
 			i = 1
 			b.StartTimer()
@@ -108,10 +75,7 @@ func BenchmarkApplyNewSeries(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
-		h, err := newHead("a", b.TempDir(), 1)
-		if err != nil {
-			b.Fatal(err)
-		}
+		h := newHead("a", 1)
 		b.StartTimer()
 		if _, err := applyV1(h, value); err != nil {
 			b.Fatal(err)
@@ -157,8 +121,9 @@ func BenchmarkApplyColumns(b *testing.B) {
 		if err := p.refs.define("a", &p.columns, 0, &p.scratch); err != nil {
 			b.Fatal(err)
 		}
-		app := h.appender(context.Background())
-		err := errors.Join(app.applyColumns(&p.columns, p.refs.of("a", p.columns.Epoch), 0, &t, sinks{}), app.close(), t.err)
+		app := h.appender()
+		err := errors.Join(app.applyColumns(&p.columns, p.refs.of("a", p.columns.Epoch), 0, &t, sinks{}), t.err)
+		app.close()
 		if err != nil || t.unresolved > 0 {
 			b.Fatal(err, t.unresolved)
 		}
@@ -168,10 +133,7 @@ func BenchmarkApplyColumns(b *testing.B) {
 	for b.Loop() {
 		if i == len(records) {
 			b.StopTimer()
-			var err error
-			if h, err = newHead("a", b.TempDir(), p.nextHead()); err != nil {
-				b.Fatal(err)
-			}
+			h = newHead("a", p.nextHead())
 			apply(records[0])
 			i = 1
 			b.StartTimer()

@@ -164,7 +164,7 @@ func newListSet(series []storage.Series) *listSet {
 func (s *listSet) Next() bool         { s.at++; return s.at < len(s.series) }
 func (s *listSet) At() storage.Series { return s.series[s.at] }
 
-// lateQuerier puts the late samples beside those of the tsdb.Head. Every series with late samples is in the tsdb.Head too, so label
+// lateQuerier puts the late samples beside the others. Every series with late samples has others too, so label
 // names and values need no merging.
 type lateQuerier struct {
 	storage.Querier

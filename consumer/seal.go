@@ -45,13 +45,13 @@ func (h *head) writeBlocks(ctx context.Context, dir string, origin schema.BlockO
 }
 
 func (h *head) writeBlock(ctx context.Context, dir string, r timeRange) (c block.Contents, err error) {
-	rh := tsdb.NewRangeHeadWithIsolationDisabled(h.tsdb, r.mint, r.maxt)
-	idx, err := rh.Index()
+	view := h.series.Block(r.mint, r.maxt)
+	idx, err := view.Index()
 	if err != nil {
 		return c, fmt.Errorf("open head index: %w", err)
 	}
 	defer func() { err = errors.Join(err, idx.Close()) }()
-	chunkr, err := rh.Chunks()
+	chunkr, err := view.Chunks()
 	if err != nil {
 		return c, fmt.Errorf("open head chunks: %w", err)
 	}

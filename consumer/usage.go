@@ -85,7 +85,7 @@ func (a *appender) mark(s *schema.Series, ref uint32) {
 // follow from the log alone.
 func (a *appender) full(lset labels.Labels, t *tally) bool {
 	h := a.head
-	if a.cap == 0 || h.series < a.cap {
+	if a.cap == 0 || int64(h.series.Len()) < a.cap {
 		return false
 	}
 	t.capped++
@@ -114,7 +114,7 @@ func (p *partition) tellCapped(g *generation, tenant schema.Tenant, limit schema
 	}
 	part.head.capTold = true
 	p.logger.Error("a tenant has met the safety cap, its new series are left out until the generation ends",
-		"tenant", tenant, "series", part.head.series, "max_global_series_per_user", limit.MaxSeries)
+		"tenant", tenant, "series", part.head.series.Len(), "max_global_series_per_user", limit.MaxSeries)
 }
 
 // usageInterval is how often is told what has changed.

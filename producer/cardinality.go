@@ -89,6 +89,21 @@ func (c *cardinality) ready(ctx context.Context, patience time.Duration) error {
 	return nil
 }
 
+// topMetrics is how many metric names a tenant is told of.
+const topMetrics = 10
+
+// usage tells, by the names of the limits, how many active series the tenant has and how many its largest metric has.
+func (c *cardinality) usage(tenant schema.Tenant, out map[string]float64) {
+	if c == nil {
+		return
+	}
+	series, top := c.table.Usage(tenant, 1)
+	out["max_global_series_per_user"], out["max_global_series_per_metric"] = float64(series), 0
+	for _, m := range top {
+		out["max_global_series_per_metric"] = float64(m.Series)
+	}
+}
+
 // admissions are the series of a tenant that were let through here and that the consumers have not counted yet. There are never
 // more than there was room for.
 type admissions struct {

@@ -18,6 +18,10 @@ func (q *request) addKnown(s *knownSeries) error {
 	if s.seen.Load() != q.clock {
 		s.seen.Store(q.clock)
 	}
+	if s.partition == nowhere {
+		q.drop()
+		return nil
+	}
 	q.checkValues()
 	return q.addColumns(s.partition, s.ref, nil)
 }
@@ -141,4 +145,5 @@ func (q *request) acknowledged() {
 	for _, s := range q.defined {
 		s.defined.Store(q.clock)
 	}
+	q.admitted = q.admitted[:0]
 }

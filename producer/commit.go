@@ -12,27 +12,67 @@ import (
 // commit writes what was accepted and then says what was refused: a bad series never costs a good one. The sender's going
 // away does not stop it half-way.
 func (q *request) commit(ctx context.Context, limitRate bool) error {
-	n := q.accepted.samples + q.accepted.histograms
+	if q.split != nil {
+		return q.commitSplit(ctx)
+	}
+	if err := q.store(ctx, limitRate); err != nil {
+		return err
+	}
+	return q.refused.err()
+}
+
+// store writes what was accepted. An error means that nothing counts as written.
+func (q *request) store(ctx context.Context, limitRate bool) error {
 	if limitRate {
-		err := allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", "ingestion_burst_size")
-		if err != nil {
-			q.p.metrics.reject(q.tenant, schema.ErrIngestionRate, n)
+		if err := q.allowSamples(); err != nil {
 			return err
 		}
 	}
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	q.written = q.accepted
+	// What the tenant's own rules drop is dealt with as it should be: a sender must not take it for lost.
+	q.written = q.accepted.plus(q.dropped)
 	q.count()
-	return q.refused.err()
+	return nil
+}
+
+// allowSamples takes what was accepted out of the tenant's rates.
+func (q *request) allowSamples() error {
+	n, what := q.accepted.histograms, "native histograms"
+	err := allow(q.state.histograms, n, q.now, schema.ErrHistogramRate, what, "native_histogram_ingestion_rate", "native_histogram_ingestion_burst_size")
+	if err == nil {
+		_, burst := q.limits.IngestionBurst()
+		n += q.accepted.samples
+		err = allow(q.state.ingestion, n, q.now, schema.ErrIngestionRate, "samples", "ingestion_rate", burst)
+	}
+	if err != nil {
+		q.p.reject(q.tenant, err, n)
+	}
+	return err
+}
+
+// allowRequest takes one request out of the tenant's rate.
+func (q *request) allowRequest() error {
+	return allow(q.state.requests, 1, q.now, schema.ErrRequestRate, "requests", "request_rate", "request_burst_size")
 }
 
 // append makes the records durable.
 func (q *request) append(ctx context.Context) error {
 	if q.used == 0 {
+		q.acknowledged() // what is remembered as dropped needs no record
 		return nil
 	}
+	q.encode()
+	if err := q.p.write(ctx, q.recs); err != nil {
+		return err
+	}
+	q.acknowledged()
+	return nil
+}
+
+// encode makes records of the buffers.
+func (q *request) encode() {
 	for i := range q.buffers[:q.used] {
 		b := &q.buffers[i]
 		if c := q.state.cache; c != nil {
@@ -40,16 +80,18 @@ func (q *request) append(ctx context.Context) error {
 		}
 		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.state.headers})
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), q.p.cfg.AppendTimeout)
+}
+
+// write makes records durable.
+func (p *Producer) write(ctx context.Context, recs []log.Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.AppendTimeout)
 	defer cancel()
-	err := q.p.log.Append(ctx, log.TopicSamples, q.recs)
+	err := p.log.Append(ctx, log.TopicSamples, recs)
 	switch {
 	case err == nil:
-		q.acknowledged()
-		q.admitted = q.admitted[:0]
 		return nil
 	case errors.Is(err, log.ErrUnknownPartition): // a topic that is made anew has none of our definitions
-		q.p.tenants.forgetDefinitions()
+		p.tenants.forgetDefinitions()
 	case errors.Is(err, log.ErrOverloaded):
 		return schema.Unavailable(schema.ErrOverloaded, err, "the log is slower than its writers")
 	case errors.Is(err, log.ErrClosed):
@@ -72,7 +114,13 @@ func (q *request) count() {
 		bytes += len(q.buffers[i].b)
 	}
 	m.recordBytes.Add(float64(bytes))
-	for _, r := range q.refused.list {
+	q.state.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	if n := q.dropped.samples + q.dropped.histograms; n > 0 {
+		m.drop(q.tenant, n)
+	}
+	for i := range q.refused.list {
+		r := &q.refused.list[i]
 		m.reject(q.tenant, r.id, r.count)
+		q.p.rejects.add(q.tenant, r, q.now)
 	}
 }

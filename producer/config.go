@@ -3,6 +3,7 @@ package producer
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"sluice/schema"
 )
@@ -26,13 +27,21 @@ type Config struct {
 	// RecordVersion is the version of the records that are written: 2 (default) carries labels once and then refs, 1 with every
 	// sample.
 	RecordVersion int
+	// TenantLabel is the label whose value is the tenant of a series; empty = all of a request are the request's tenant's.
+	TenantLabel      string
+	StripTenantLabel bool // and it is taken off the series
+
 	// MaxKnownSeries bounds the series that are remembered, by which records of version 2 become small and cheap: some 60
 	// bytes each. Above it series are written with their labels every time. Default 5 million.
 	MaxKnownSeries int64
 
-	// SortLabels accepts series with unsorted labels by sorting them, as Prometheus' own receiver does. The protocol obliges
-	// senders to sort, so the default is to refuse.
-	SortLabels bool
+	// Usage tells what of a tenant's limits is in use as far as others than the producer know it, by the limit's YAML name: the
+	// number of its series, say. May be nil. It is called for GET /api/v1/user_limits only.
+	Usage func(tenant schema.Tenant) map[string]float64
+
+	// RefuseUnsorted refuses series with unsorted labels. The protocol obliges senders to sort; Prometheus' own receiver sorts
+	// for those that do not, and so do we by default.
+	RefuseUnsorted bool
 }
 
 // Validate fills in defaults and refuses what cannot be meant.
@@ -75,6 +84,9 @@ func (c *Config) Validate() error {
 	if c.RecordVersion != schema.RecordV1 && c.RecordVersion != schema.RecordV2 {
 		return fmt.Errorf("record version is %d, want 1 or 2", c.RecordVersion)
 	}
+	if !utf8.ValidString(c.TenantLabel) || c.TenantLabel == metricName {
+		return fmt.Errorf("the tenant cannot be named by the label %q", c.TenantLabel)
+	}
 	if c.MaxKnownSeries < 0 {
 		return fmt.Errorf("max known series is %d, must not be negative", c.MaxKnownSeries)
 	}
@@ -94,4 +106,9 @@ func (c *Config) Validate() error {
 // series or of its symbols.
 func (c *Config) largestRequest() int64 {
 	return c.MaxBodyBytes + 2*c.MaxDecodedBytes + seriesIndexFactor*maxRawSeries + 64*maxSymbols
+}
+
+// maxOTLPTree is what an OTLP request may take when decoded: what one request may hold, less what it holds beside.
+func (c *Config) maxOTLPTree() int64 {
+	return c.MaxInflightBytes - c.MaxBodyBytes - 2*c.MaxDecodedBytes
 }

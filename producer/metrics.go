@@ -16,6 +16,7 @@ type metrics struct {
 	histograms   prometheus.Counter
 	exemplars    prometheus.Counter
 	rejected     *prometheus.CounterVec
+	dropped      *prometheus.CounterVec
 	records      prometheus.Counter
 	recordBytes  prometheus.Counter
 	tickFailures prometheus.Counter
@@ -59,6 +60,10 @@ func newMetrics(reg prometheus.Registerer, inflight func() float64) *metrics {
 			Name: "sluice_producer_rejected_total",
 			Help: "Samples, histograms, exemplars and metadata entries that were refused, by error ID; a request that was not looked into counts as one.",
 		}, []string{"tenant", "reason"}),
+		dropped: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_producer_relabel_dropped_total",
+			Help: "Samples and histograms of series that the tenant's metric_relabel_configs drop.",
+		}, []string{"tenant"}),
 		records:      counter("sluice_producer_records_total", "Records of samples that the log has acknowledged."),
 		recordBytes:  counter("sluice_producer_record_bytes_total", "Bytes in the values of these records."),
 		tickFailures: counter("sluice_producer_tick_failures_total", "Rounds of ticks that the log did not acknowledge."),
@@ -70,14 +75,23 @@ func newMetrics(reg prometheus.Registerer, inflight func() float64) *metrics {
 }
 
 func (m *metrics) reject(tenant schema.Tenant, reason schema.ErrorID, n int) {
+	m.rejected.WithLabelValues(m.label(tenant), string(reason)).Add(float64(n))
+}
+
+func (m *metrics) drop(tenant schema.Tenant, n int) {
+	m.dropped.WithLabelValues(m.label(tenant)).Add(float64(n))
+}
+
+// label is the tenant's label value.
+func (m *metrics) label(tenant schema.Tenant) string {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	known := m.tenants[tenant]
 	if !known && len(m.tenants) < maxRejectedTenants {
 		m.tenants[tenant], known = true, true
 	}
-	m.mu.Unlock()
 	if !known {
-		tenant = otherTenants
+		return otherTenants
 	}
-	m.rejected.WithLabelValues(string(tenant), string(reason)).Add(float64(n))
+	return string(tenant)
 }

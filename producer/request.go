@@ -16,6 +16,7 @@ const maxPooledBytes = 8 << 20
 type request struct {
 	p      *Producer
 	tenant schema.Tenant
+	split  *split // nil unless the series name their tenants
 	limits *schema.Limits
 	state  tenantState
 	now    time.Time
@@ -25,6 +26,7 @@ type request struct {
 
 	bodyBuf, body      []byte // as received
 	decodeBuf, decoded []byte
+	inflaters          inflaters
 
 	series  schema.Series
 	v2      schema.RequestV2
@@ -43,6 +45,10 @@ type request struct {
 	admitted []uint64       // hashes of series that the limit on series let through
 	defined  []*knownSeries // series whose definition is in the records
 
+	otlp          translation
+	dataPoints    int // of an OTLP request
+	pointsRefused int // of them, wholly or in part
+
 	buffers     []buffer // of the records
 	used        int      // buffers in use
 	open        []int32  // by partition: 1 + index of its open buffer, 0 = none
@@ -50,7 +56,10 @@ type request struct {
 	out         int64 // bytes in the buffers
 	outReserved int64
 
+	rewriter relabeller // of labels, by the tenant's rules
+
 	accepted written // what is in the buffers
+	dropped  written // by the tenant's own rules
 	written  written // what the log has acknowledged
 	refused  refusals
 }
@@ -78,6 +87,7 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.tenant, q.limits, q.now = tenant, q.p.limits.For(tenant), q.p.now()
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
+	q.state.pushes.add(1, q.now)
 	if q.state.admissions != nil {
 		if err := q.p.cardinality.ready(ctx, q.p.cfg.AppendTimeout); err != nil {
 			return err
@@ -93,6 +103,10 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 
 // release gives back what q holds and keeps its memory for the next request, unless that is a lot.
 func (p *Producer) release(q *request) {
+	if q.split != nil {
+		q.split.release(p)
+		q.split = nil
+	}
 	p.budget.used.Add(-q.held)
 	q.withdrawAdmissions()
 	if q.memory() > maxPooledBytes {
@@ -107,14 +121,17 @@ func (p *Producer) release(q *request) {
 	q.state, q.limits = tenantState{}, nil
 	clear(q.defined)
 	q.defined, q.learned = q.defined[:0], q.learned[:0]
-	q.accepted, q.written = written{}, written{}
+	q.otlp.reset()
+	q.dataPoints, q.pointsRefused = 0, 0
+	q.accepted, q.dropped, q.written = written{}, written{}, written{}
 	q.refused.reset()
 	p.pool.Put(q)
 }
 
 // memory is about what q keeps allocated.
 func (q *request) memory() int {
-	n := cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n := cap(q.rewriter.text) + cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n += q.inflaters.memory() + q.otlp.memory()
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
 	n += 32*cap(q.learned) + 8*cap(q.admitted) + 8*cap(q.defined) + 16*cap(q.hashes)

@@ -14,7 +14,7 @@ import (
 // that its labels are valid, its partition, the ref that stands for it in records, and when that was last defined. It holds
 // for one set of limits and one shard; others begin a new cache, with another epoch, under which nothing is defined yet.
 //
-// Some 67 bytes a series (BenchmarkSeriesCache), and no pointers, so that the collector passes it by.
+// Some 55 bytes a series (BenchmarkSeriesCache), and no pointers, so that the collector passes it by.
 type seriesCache struct {
 	epoch  uint64
 	limits schema.Limits
@@ -23,10 +23,9 @@ type seriesCache struct {
 	budget *seriesBudget
 
 	mu    sync.RWMutex
-	index map[seriesKey]uint32 // guarded by mu; place in pages
-	pages []*seriesPage        // guarded by mu; what they point to never moves
-	free  []uint32             // guarded by mu; places of series that were forgotten
-	used  uint32               // guarded by mu; places given out, the free ones included
+	index seriesIndex // guarded by mu
+	free  []uint32    // guarded by mu; places of series that were forgotten
+	used  uint32      // guarded by mu; places given out, the free ones included
 }
 
 // seriesKey is a 128-bit hash of label bytes as they are received, seeded per cache: nobody can make two series meet.
@@ -38,6 +37,7 @@ type seriesPage [pageSeries]knownSeries
 
 // knownSeries is one series. partition and ref are written before it can be found and never again.
 type knownSeries struct {
+	key       seriesKey // zero = forgotten
 	partition int32
 	ref       uint32
 	defined   atomic.Uint32 // when the last acknowledged definition of it was sent, in seconds of Producer.clock; 0 = never
@@ -54,7 +54,6 @@ func newSeriesCache(lim *schema.Limits, partitions int32, budget *seriesBudget) 
 	return &seriesCache{
 		epoch: rand.Uint64(), limits: *lim, next: make([]atomic.Uint32, partitions),
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, budget: budget,
-		index: map[seriesKey]uint32{},
 	}
 }
 
@@ -62,8 +61,8 @@ func newSeriesCache(lim *schema.Limits, partitions int32, budget *seriesBudget) 
 func (c *seriesCache) drop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.budget.used.Add(-int64(len(c.index)))
-	clear(c.index)
+	c.budget.used.Add(-int64(c.index.used))
+	c.index = seriesIndex{}
 	c.budget = &seriesBudget{} // what is still learned is not remembered
 }
 
@@ -88,10 +87,7 @@ func (c *seriesCache) keyOfHashes(first, second []byte) seriesKey {
 
 // find returns a known series or nil. The caller holds mu for reading.
 func (c *seriesCache) find(key seriesKey) *knownSeries {
-	if at, ok := c.index[key]; ok {
-		return &c.pages[at/pageSeries][at%pageSeries]
-	}
-	return nil
+	return c.index.find(key)
 }
 
 // fresh tells whether the ref may be used without a definition at the time now. Lives differ by a quarter, so that series
@@ -119,7 +115,7 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 	defer c.mu.Unlock()
 	for i := range fresh {
 		l := &fresh[i]
-		if _, known := c.index[l.key]; known { // another request was faster; ours is defined and used in its own records only
+		if c.find(l.key) != nil { // another request was faster; ours is defined and used in its own records only
 			continue
 		}
 		if c.budget.used.Add(1) > c.budget.limit {
@@ -130,15 +126,15 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 		if n := len(c.free); n > 0 {
 			at, c.free = c.free[n-1], c.free[:n-1]
 		} else {
-			if c.used++; int(at/pageSeries) == len(c.pages) {
-				c.pages = append(c.pages, &seriesPage{})
+			if c.used++; int(at/pageSeries) == len(c.index.pages) {
+				c.index.pages = append(c.index.pages, &seriesPage{})
 			}
 		}
-		s := &c.pages[at/pageSeries][at%pageSeries]
-		s.partition, s.ref = l.partition, l.ref
+		s := c.index.at(at)
+		s.key, s.partition, s.ref = l.key, l.partition, l.ref
 		s.defined.Store(0)
 		s.seen.Store(now)
-		c.index[l.key] = at
+		c.index.add(l.key, at)
 		into = append(into, s)
 	}
 	return into
@@ -149,9 +145,10 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 func (c *seriesCache) forget(now, idle uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for key, at := range c.index {
-		if now-c.pages[at/pageSeries][at%pageSeries].seen.Load() >= idle {
-			delete(c.index, key)
+	for at := range c.used {
+		if s := c.index.at(at); s.key != (seriesKey{}) && now-s.seen.Load() >= idle {
+			c.index.remove(s.key)
+			s.key = seriesKey{}
 			c.free = append(c.free, at)
 			c.budget.used.Add(-1)
 		}

@@ -13,9 +13,13 @@ import (
 
 // tenantState is what the producer remembers of a tenant between requests. Losing it costs nothing but a full burst.
 type tenantState struct {
-	key       []byte // the Kafka key
-	ingestion *rate.Limiter
-	requests  *rate.Limiter
+	key        []byte // the Kafka key
+	ingestion  *rate.Limiter
+	histograms *rate.Limiter
+	requests   *rate.Limiter
+
+	samples *meter // written, histograms included
+	pushes  *meter // requests seen
 
 	shard     schema.Shard
 	shardN    int32 // what shard was made for
@@ -59,11 +63,13 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 				break
 			}
 		}
-		s = &tenantState{key: []byte(tenant)}
+		s = &tenantState{key: []byte(tenant), samples: &meter{}, pushes: &meter{}}
 		t.states[tenant] = s
 	}
 	s.lastUsed = now
-	s.ingestion = adjust(s.ingestion, lim.IngestionRate, lim.IngestionBurstSize, now)
+	burst, _ := lim.IngestionBurst()
+	s.ingestion = adjust(s.ingestion, lim.IngestionRate, burst, now)
+	s.histograms = adjust(s.histograms, lim.NativeHistogramIngestionRate, lim.NativeHistogramIngestionBurstSize, now)
 	s.requests = adjust(s.requests, lim.RequestRate, lim.RequestBurstSize, now)
 	if s.shard == nil || s.shardN != partitions || s.shardSize != lim.PartitionShardSize {
 		s.shard = schema.ShardOf(tenant, partitions, lim.PartitionShardSize)
@@ -74,13 +80,24 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 	if t.series == nil {
 		return *s
 	}
-	if s.cache != nil && (s.cache.limits != *lim || s.cache.worn()) {
+	if of := lim.OfSeries(); s.cache != nil && (s.cache.limits != of || s.cache.worn()) {
 		s.forgetSeries()
 	}
 	if s.cache == nil {
-		s.cache = newSeriesCache(lim, partitions, t.series)
+		of := lim.OfSeries()
+		s.cache = newSeriesCache(&of, partitions, t.series)
 	}
 	return *s
+}
+
+// peek returns a copy of the tenant's state as it is, false if there is none.
+func (t *tenants) peek(tenant schema.Tenant) (tenantState, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.states[tenant]; s != nil {
+		return *s, true
+	}
+	return tenantState{}, false
 }
 
 // forgetSeries gives up what is known of the tenant's series.
@@ -164,8 +181,8 @@ func allow(l *rate.Limiter, n int, now time.Time, id schema.ErrorID, what, rateN
 	if l == nil || n == 0 || l.AllowN(now, n) {
 		return nil
 	}
-	if n > l.Burst() { // no Retry-After: it will never fit
-		return schema.NewError(id, http.StatusTooManyRequests,
+	if n > l.Burst() { // not 429: senders that retry on that would for ever
+		return schema.NewError(id, http.StatusRequestEntityTooLarge,
 			"this one request has %d %s, more than %s allows at once (%d): send smaller requests", n, what, burstName, l.Burst())
 	}
 	e := schema.NewError(id, http.StatusTooManyRequests,

@@ -27,28 +27,43 @@ func timeBounds(l *schema.Limits, now time.Time) (oldest, newest int64) {
 	if g := time.Duration(l.CreationGracePeriod); g > 0 {
 		newest = min(newest, now.Add(g).UnixMilli())
 	}
-	if g := time.Duration(l.PastGracePeriod); g > 0 {
-		oldest = max(oldest, now.Add(-g).UnixMilli())
+	if age, _ := l.MaxAge(); age > 0 {
+		oldest = max(oldest, now.Add(-age).UnixMilli())
 	}
 	return oldest, newest
 }
 
-// checkLabels checks the labels of q.series, and that a 2.0 series has samples or histograms but not both. mended means
-// that the labels were changed and the series has to be written anew; not ok that the series was refused.
-func (q *request) checkLabels(v2 *schema.SeriesV2) (mended, ok bool) {
+// verdict is what becomes of a series by its labels.
+type verdict uint8
+
+const (
+	asItIs  verdict = iota
+	changed         // its labels are others than those that came: the series has to be written anew
+	dropped         // by the tenant's own rules
+	refused
+)
+
+// checkLabels relabels and checks the labels of q.series, and that a 2.0 series has samples or histograms but not both.
+func (q *request) checkLabels(v2 *schema.SeriesV2) verdict {
 	s := &q.series
-	if !goodLabels(s.Labels, isASCII(s.LabelBytes), q.limits) {
+	v := asItIs
+	if q.relabels() {
+		if v = q.relabel(); v == dropped || v == refused {
+			return v
+		}
+	}
+	if !goodLabels(s.Labels, v == asItIs && isASCII(s.LabelBytes), q.limits) {
 		if id, message := q.mendLabels(); id != "" {
 			q.refuseParsed(id, message)
-			return false, false
+			return refused
 		}
-		mended = true
+		v = changed
 	}
 	if v2 != nil && len(s.Samples) > 0 && len(s.Histograms) > 0 {
 		q.refuseParsed(schema.ErrSamplesAndHistograms, "series has both samples and histograms, 2.0 allows one of them")
-		return false, false
+		return refused
 	}
-	return mended, true
+	return v
 }
 
 // isASCII says that no byte of b is 0x80 or more. Looking at all labels at once, with what is between them, is much faster
@@ -74,9 +89,10 @@ func goodLabels(labels []schema.Label, ascii bool, lim *schema.Limits) bool {
 		return false
 	}
 	maxName, maxValue := lim.MaxLabelNameLength, lim.MaxLabelValueLength
-	named := false
+	named, size := false, 0
 	for i := range labels {
 		l := &labels[i]
+		size += len(l.Name) + len(l.Value)
 		switch {
 		case len(l.Name) == 0 || len(l.Value) == 0,
 			maxName > 0 && len(l.Name) > maxName,
@@ -89,12 +105,25 @@ func goodLabels(labels []schema.Label, ascii bool, lim *schema.Limits) bool {
 			named = true
 		}
 	}
-	return named
+	return named && (lim.MaxLabelsSizeBytes == 0 || size <= lim.MaxLabelsSizeBytes)
 }
 
-// mendLabels drops labels without a value, which to Prometheus are no labels, sorts if it may, and finds out what else is
+// mendLabels drops labels without a value, which to Prometheus are no labels, sorts unless it must not, and finds out what else is
 // wrong with the labels of q.series; id is empty if nothing is.
 func (q *request) mendLabels() (id schema.ErrorID, message string) {
+	if id, message = q.tidyLabels(); id != "" {
+		return id, message
+	}
+	for _, fault := range []func([]schema.Label, *schema.Limits) (schema.ErrorID, string){tooMuch, malformed} {
+		if id, message = fault(q.series.Labels, q.limits); id != "" {
+			break
+		}
+	}
+	return id, message
+}
+
+// tidyLabels drops labels without a value and sorts if it may. It needs labels that have names.
+func (q *request) tidyLabels() (id schema.ErrorID, message string) {
 	all := q.series.Labels
 	if len(all) == 0 {
 		return schema.ErrNoLabels, "series has no labels"
@@ -113,22 +142,22 @@ func (q *request) mendLabels() (id schema.ErrorID, message string) {
 	if len(q.labels) == 0 {
 		return schema.ErrNoLabels, "series has no labels with a value"
 	}
-	if q.p.cfg.SortLabels {
+	if !q.p.cfg.RefuseUnsorted {
 		slices.SortStableFunc(q.labels, func(a, b schema.Label) int { return bytes.Compare(a.Name, b.Name) })
 	}
-	if id, message = labelsFault(q.labels, q.limits); id == "" {
-		q.series.Labels = q.labels
-	}
-	return id, message
+	q.series.Labels = q.labels
+	return "", ""
 }
 
-// labelsFault says what is wrong with labels that have names and values, in the order of gravity.
-func labelsFault(labels []schema.Label, lim *schema.Limits) (id schema.ErrorID, message string) {
-	if m := lim.MaxLabelNamesPerSeries; m > 0 && len(labels) > m {
-		return schema.ErrTooManyLabels, fmt.Sprintf("series has %d labels, more than max_label_names_per_series of %d", len(labels), m)
+// tooMuch says which limit the labels are above.
+func tooMuch(labels []schema.Label, lim *schema.Limits) (id schema.ErrorID, message string) {
+	if m, name := maxLabelNames(labels, lim); m > 0 && len(labels) > m {
+		return schema.ErrTooManyLabels, fmt.Sprintf("series has %d labels, more than %s of %d", len(labels), name, m)
 	}
+	size := 0
 	for i := range labels {
 		name, value := labels[i].Name, labels[i].Value
+		size += len(name) + len(value)
 		if m := lim.MaxLabelNameLength; m > 0 && len(name) > m {
 			return schema.ErrLabelNameTooLong, fmt.Sprintf("label name %.100q of %d bytes is longer than max_label_name_length of %d", name, len(name), m)
 		}
@@ -136,20 +165,33 @@ func labelsFault(labels []schema.Label, lim *schema.Limits) (id schema.ErrorID, 
 			return schema.ErrLabelValueTooLong, fmt.Sprintf("value of label %.100q has %d bytes, more than max_label_value_length of %d", name, len(value), m)
 		}
 	}
+	if m := lim.MaxLabelsSizeBytes; m > 0 && size > m {
+		return schema.ErrLabelsSize, fmt.Sprintf("names and values of the labels have %d bytes, more than max_labels_size_bytes of %d", size, m)
+	}
+	return "", ""
+}
+
+// maxLabelNames returns how many labels the series may have, and the YAML name of the limit that says so: info series, whose
+// labels are all that they tell, have one of their own.
+func maxLabelNames(labels []schema.Label, lim *schema.Limits) (limit int, name string) {
+	limit, name = lim.MaxLabelNamesPerSeries, "max_label_names_per_series"
+	for i := range labels {
+		if m := lim.MaxLabelNamesPerInfoSeries; m > limit && string(labels[i].Name) == metricName && bytes.HasSuffix(labels[i].Value, []byte("_info")) {
+			return m, "max_label_names_per_info_series"
+		}
+	}
+	return limit, name
+}
+
+// malformed says what is wrong with labels that have names and values, whatever the limits.
+func malformed(labels []schema.Label, _ *schema.Limits) (id schema.ErrorID, message string) {
 	for i := range labels {
 		if string(labels[i].Name) != metricName && !utf8.Valid(labels[i].Value) {
 			return schema.ErrLabelValueInvalid, fmt.Sprintf("value of label %.100q is not UTF-8", labels[i].Name)
 		}
 	}
-	for i := 1; i < len(labels); i++ {
-		if bytes.Compare(labels[i-1].Name, labels[i].Name) > 0 {
-			return schema.ErrLabelsNotSorted, fmt.Sprintf("label %.100q comes after %.100q, labels must be sorted by name", labels[i].Name, labels[i-1].Name)
-		}
-	}
-	for i := 1; i < len(labels); i++ {
-		if bytes.Equal(labels[i-1].Name, labels[i].Name) {
-			return schema.ErrDuplicateLabelNames, fmt.Sprintf("label %.100q is there twice", labels[i].Name)
-		}
+	if id, message = disordered(labels); id != "" {
+		return id, message
 	}
 	for i := range labels {
 		if string(labels[i].Name) != metricName {
@@ -161,6 +203,21 @@ func labelsFault(labels []schema.Label, lim *schema.Limits) (id schema.ErrorID, 
 		return "", ""
 	}
 	return schema.ErrMissingMetricName, "series has no metric name (label __name__)"
+}
+
+// disordered says whether labels are not sorted by name, or a name is there twice.
+func disordered(labels []schema.Label) (id schema.ErrorID, message string) {
+	for i := 1; i < len(labels); i++ {
+		if bytes.Compare(labels[i-1].Name, labels[i].Name) > 0 {
+			return schema.ErrLabelsNotSorted, fmt.Sprintf("label %.100q comes after %.100q, labels must be sorted by name", labels[i].Name, labels[i-1].Name)
+		}
+	}
+	for i := 1; i < len(labels); i++ {
+		if bytes.Equal(labels[i-1].Name, labels[i].Name) {
+			return schema.ErrDuplicateLabelNames, fmt.Sprintf("label %.100q is there twice", labels[i].Name)
+		}
+	}
+	return "", ""
 }
 
 // checkValues drops from q.series the samples, histograms and exemplars that are not acceptable, and says whether there
@@ -199,7 +256,7 @@ func (q *request) dropSamples() {
 		if id == "" {
 			q.samples = append(q.samples, smp)
 		} else if first := q.refused.add(id, 1); first != nil {
-			*first = q.explainTime(smp.Time, id) + q.ofSeries()
+			first.message, first.series = q.explainTime(smp.Time, id), q.seriesText()
 		}
 	}
 	s.Samples, q.samples = q.samples, s.Samples
@@ -217,7 +274,7 @@ func (q *request) dropHistograms() (dropped bool) {
 		}
 		dropped = true
 		if first := q.refused.add(id, 1); first != nil {
-			*first = message + q.ofSeries()
+			first.message, first.series = message, q.seriesText()
 		}
 	}
 	s.Histograms = kept
@@ -235,10 +292,23 @@ func (q *request) dropExemplars() (dropped bool) {
 			continue
 		}
 		dropped = true
-		q.refused.add(schema.ErrExemplarInvalid, 1)
+		if first := q.refused.add(schema.ErrExemplarInvalid, 1); first != nil {
+			first.message, first.series, first.harmless = q.exemplarFault(e.Ts, err), q.seriesText(), true
+		}
 	}
 	s.Exemplars = kept
 	return dropped
+}
+
+// exemplarFault says what is wrong with an exemplar at time t, or with its bytes.
+func (q *request) exemplarFault(t int64, err error) string {
+	if err != nil {
+		return "exemplar invalid: " + err.Error()
+	}
+	if t < minTimestamp {
+		return q.explainTime(t, schema.ErrTooFarInPast)
+	}
+	return "exemplar's " + q.explainTime(t, schema.ErrTooFarInFuture)
 }
 
 // timeFault says what is wrong with a timestamp, empty for nothing.
@@ -262,13 +332,17 @@ func (q *request) explainTime(t int64, id schema.ErrorID) string {
 	case id == schema.ErrTooFarInFuture:
 		return fmt.Sprintf("timestamp %s is more than creation_grace_period of %s in the future", formatTime(t), q.limits.CreationGracePeriod)
 	}
-	return fmt.Sprintf("timestamp %s is more than past_grace_period of %s in the past", formatTime(t), q.limits.PastGracePeriod)
+	age, name := q.limits.MaxAge()
+	return fmt.Sprintf("timestamp %s is more than %s of %s in the past", formatTime(t), name, model.Duration(age))
 }
 
 func formatTime(t int64) string { return time.UnixMilli(t).UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // histogramFault says what is wrong with the payload of a histogram.
 func (q *request) histogramFault(payload []byte) (id schema.ErrorID, message string) {
+	if m := q.limits.MaxNativeHistogramSampleBytes; m > 0 && len(payload) > m {
+		return schema.ErrHistogramSize, fmt.Sprintf("native histogram of %d bytes is larger than max_native_histogram_sample_size_bytes of %d", len(payload), m)
+	}
 	h, fh, t, _, err := schema.DecodeHistogram(payload)
 	if err != nil {
 		return schema.ErrHistogramInvalid, "native histogram invalid: " + err.Error()
@@ -312,11 +386,22 @@ func checkMetadata(m *schema.Metadata, lim *schema.Limits) bool {
 	return true
 }
 
-// refuseSeries refuses a series as a whole, n samples of it.
+// metadataFault says in words why checkMetadata refuses m.
+func metadataFault(m *schema.Metadata, lim *schema.Limits) string {
+	if limit := lim.MaxLabelValueLength; limit > 0 && len(m.Name) > limit {
+		return fmt.Sprintf("metadata of a metric whose name of %d bytes is longer than max_label_value_length of %d", len(m.Name), limit)
+	}
+	if limit := lim.MaxMetadataLength; limit > 0 && len(m.Unit) > limit {
+		return fmt.Sprintf("unit of %.100q has %d bytes, more than max_metadata_length of %d", m.Name, len(m.Unit), limit)
+	}
+	return fmt.Sprintf("metadata of %.100q is not UTF-8", m.Name)
+}
+
+// refuseSeries refuses a series as a whole, n samples of it, whose labels nobody has seen.
 func (q *request) refuseSeries(id schema.ErrorID, n int, message string) {
 	q.refused.series++
 	if first := q.refused.add(id, max(1, n)); first != nil {
-		*first = message
+		first.message = message
 	}
 }
 
@@ -325,14 +410,14 @@ func (q *request) refuseParsed(id schema.ErrorID, message string) {
 	s := &q.series
 	q.refused.series++
 	if first := q.refused.add(id, max(1, len(s.Samples)+len(s.Histograms))); first != nil {
-		*first = message + q.ofSeries()
+		first.message, first.series = message, q.seriesText()
 	}
 }
 
-// ofSeries names q.series. The labels of a known one have not been looked at so far.
-func (q *request) ofSeries() string {
+// seriesText names q.series. The labels of a known one have not been looked at so far.
+func (q *request) seriesText() string {
 	_ = q.series.ParseLabels() // without an error: it was known, so they have been parsed before
-	return ": series " + formatSeries(q.series.Labels)
+	return formatSeries(q.series.Labels)
 }
 
 // maxSeriesText is how much of a series is printed, in bytes.

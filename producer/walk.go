@@ -16,15 +16,23 @@ const (
 
 // walk puts a decoded request of one of the versions into records.
 func (q *request) walk(body []byte, version string) error {
+	if q.split != nil {
+		return q.walkSplit(body, version)
+	}
 	cut := q.walkV1
 	if version == version2 {
 		cut = q.walkV2
 	}
+	return q.cached(func() error { return cut(body) })
+}
+
+// cached walks with the cache of series at hand, if there is one, and lets it learn.
+func (q *request) cached(cut func() error) error {
 	c := q.state.cache
 	if c == nil {
-		return cut(body)
+		return cut()
 	}
-	err := q.locked(c, func() error { return cut(body) })
+	err := q.locked(c, cut)
 	if err == nil {
 		q.defined = c.learn(q.learned, q.clock, q.defined)
 	}
@@ -60,6 +68,11 @@ func (q *request) walkV1(body []byte) error {
 			return err
 		}
 	}
+	return checkFields(fields, body)
+}
+
+// checkFields refuses a body that is something else than a WriteRequest.
+func checkFields(fields int, body []byte) error {
 	switch {
 	case fields > 0 || len(body) == 0:
 		return nil
@@ -119,11 +132,15 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 	if err := s.ParseLabels(); err != nil {
 		return undecodable(err)
 	}
-	mended, ok := q.checkLabels(v2)
-	if !ok {
+	verdict := q.checkLabels(v2)
+	switch verdict {
+	case refused:
+		return nil
+	case dropped:
+		q.dropUnknown(key, known)
 		return nil
 	}
-	relabelled := mended
+	mended := verdict == changed
 	if q.checkValues() {
 		mended = true
 	}
@@ -136,7 +153,7 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 		return nil
 	}
 	if q.state.cache != nil {
-		return q.addDefined(key, known, relabelled)
+		return q.addDefined(key, known, verdict == changed)
 	}
 	var hash uint64
 	hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)

@@ -14,6 +14,15 @@ const (
 	ErrNoTenant      ErrorID = "err-sluice-no-tenant"
 	ErrTenantInvalid ErrorID = "err-sluice-tenant-invalid"
 
+	// Who asks, and for which tenants.
+	ErrUnauthorized    ErrorID = "err-sluice-unauthorized"
+	ErrAuthBusy        ErrorID = "err-sluice-auth-busy"
+	ErrForbidden       ErrorID = "err-sluice-forbidden"
+	ErrTenantForbidden ErrorID = "err-sluice-tenant-forbidden"
+	ErrTenantRequired  ErrorID = "err-sluice-tenant-required"
+	ErrTenantsPerQuery ErrorID = "err-sluice-max-tenants-per-query"
+	ErrTenantsPerWrite ErrorID = "err-sluice-max-tenants-per-request"
+
 	// The request as a whole.
 	ErrMethod           ErrorID = "err-sluice-method-not-allowed"
 	ErrContentType      ErrorID = "err-sluice-content-type"
@@ -36,17 +45,24 @@ const (
 	ErrLabelsNotSorted      ErrorID = "err-sluice-labels-not-sorted"
 	ErrDuplicateLabelNames  ErrorID = "err-sluice-duplicate-label-names"
 	ErrTooManyLabels        ErrorID = "err-sluice-max-label-names-per-series"
+	ErrLabelsSize           ErrorID = "err-sluice-max-labels-size-bytes"
 	ErrTooFarInFuture       ErrorID = "err-sluice-too-far-in-future"
 	ErrTooFarInPast         ErrorID = "err-sluice-too-far-in-past"
 	ErrHistogramInvalid     ErrorID = "err-sluice-native-histogram-invalid"
 	ErrHistogramBuckets     ErrorID = "err-sluice-max-native-histogram-buckets"
+	ErrHistogramSize        ErrorID = "err-sluice-max-native-histogram-sample-size-bytes"
 	ErrExemplarInvalid      ErrorID = "err-sluice-exemplar-invalid"
 	ErrMetadataInvalid      ErrorID = "err-sluice-metadata-invalid"
 	ErrSymbolRef            ErrorID = "err-sluice-symbol-reference"
 	ErrSamplesAndHistograms ErrorID = "err-sluice-samples-and-histograms"
 
+	// One data point of OTLP.
+	ErrOTLPTemporality ErrorID = "err-sluice-otlp-temporality"
+	ErrOTLPDataPoint   ErrorID = "err-sluice-otlp-data-point-invalid"
+
 	// Rates and overload.
 	ErrIngestionRate ErrorID = "err-sluice-ingestion-rate"
+	ErrHistogramRate ErrorID = "err-sluice-native-histogram-ingestion-rate"
 	ErrRequestRate   ErrorID = "err-sluice-request-rate"
 	ErrOverloaded    ErrorID = "err-sluice-overloaded"
 	ErrLogDown       ErrorID = "err-sluice-log-unavailable"
@@ -71,11 +87,13 @@ const (
 func ErrorIDs() []ErrorID {
 	return []ErrorID{
 		ErrNoTenant, ErrTenantInvalid,
+		ErrUnauthorized, ErrAuthBusy, ErrForbidden, ErrTenantForbidden, ErrTenantRequired, ErrTenantsPerQuery, ErrTenantsPerWrite,
 		ErrMethod, ErrContentType, ErrContentEncoding, ErrBodyTooLarge, ErrBodyUnreadable, ErrDecompress, ErrDecode, ErrRecordTooLarge, ErrSeriesPerRequest,
 		ErrNoLabels, ErrMissingMetricName, ErrMetricNameInvalid, ErrLabelNameInvalid, ErrLabelValueInvalid, ErrLabelNameTooLong,
-		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrTooFarInFuture, ErrTooFarInPast,
-		ErrHistogramInvalid, ErrHistogramBuckets, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
-		ErrIngestionRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
+		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,
+		ErrHistogramInvalid, ErrHistogramBuckets, ErrHistogramSize, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
+		ErrOTLPTemporality, ErrOTLPDataPoint,
+		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}

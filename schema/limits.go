@@ -3,28 +3,41 @@ package schema
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"time"
 
 	"github.com/prometheus/common/model"
 )
 
 // Limits are what one tenant may do. Zero means "no limit" unless a field says otherwise. The YAML names are those of
-// Cortex and Mimir wherever they have one.
+// Cortex and Mimir wherever they have one; docs/limits.md has every one of them. Limits are comparable: equal ones mean the same.
 type Limits struct {
-	IngestionRate      float64 `yaml:"ingestion_rate"`       // samples + histograms a second, per producer
-	IngestionBurstSize int     `yaml:"ingestion_burst_size"` // samples; 0 = ten seconds of the rate
-	RequestRate        float64 `yaml:"request_rate"`         // write requests a second, per producer
-	RequestBurstSize   int     `yaml:"request_burst_size"`
+	IngestionRate        float64 `yaml:"ingestion_rate"`         // samples + histograms a second, per producer
+	IngestionBurstSize   int     `yaml:"ingestion_burst_size"`   // samples; 0 = ten seconds of the rate
+	IngestionBurstFactor float64 `yaml:"ingestion_burst_factor"` // times the rate, instead of the burst size; 0 = the burst size counts
+	RequestRate          float64 `yaml:"request_rate"`           // write requests a second, per producer
+	RequestBurstSize     int     `yaml:"request_burst_size"`     // requests; 0 = ten seconds of the rate
 
-	MaxSeriesPerRequest       int `yaml:"max_series_per_request"` // a whole request with more is refused; Prometheus sends 2,000
-	MaxLabelNamesPerSeries    int `yaml:"max_label_names_per_series"`
-	MaxLabelNameLength        int `yaml:"max_label_name_length"`        // bytes
-	MaxLabelValueLength       int `yaml:"max_label_value_length"`       // bytes
-	MaxMetadataLength         int `yaml:"max_metadata_length"`          // bytes; a longer help text is cut
-	MaxNativeHistogramBuckets int `yaml:"max_native_histogram_buckets"` // buckets of one sample
+	NativeHistogramIngestionRate      float64 `yaml:"native_histogram_ingestion_rate"`       // of the samples, those that are histograms
+	NativeHistogramIngestionBurstSize int     `yaml:"native_histogram_ingestion_burst_size"` // histograms; 0 = ten seconds of the rate
 
-	CreationGracePeriod model.Duration `yaml:"creation_grace_period"` // samples further in the future are refused
-	PastGracePeriod     model.Duration `yaml:"past_grace_period"`     // samples further in the past are refused; 0 = any age
+	MaxSeriesPerRequest           int `yaml:"max_series_per_request"` // a whole request with more is refused; Prometheus sends 2,000
+	MaxLabelNamesPerSeries        int `yaml:"max_label_names_per_series"`
+	MaxLabelNamesPerInfoSeries    int `yaml:"max_label_names_per_info_series"`        // of metrics named …_info, if it is the higher one
+	MaxLabelNameLength            int `yaml:"max_label_name_length"`                  // bytes
+	MaxLabelValueLength           int `yaml:"max_label_value_length"`                 // bytes
+	MaxLabelsSizeBytes            int `yaml:"max_labels_size_bytes"`                  // all names and values of a series
+	MaxMetadataLength             int `yaml:"max_metadata_length"`                    // bytes; a longer help text is cut
+	MaxNativeHistogramBuckets     int `yaml:"max_native_histogram_buckets"`           // buckets of one sample
+	MaxNativeHistogramSampleBytes int `yaml:"max_native_histogram_sample_size_bytes"` // one sample as protobuf
+
+	CreationGracePeriod    model.Duration `yaml:"creation_grace_period"`      // samples further in the future are refused
+	PastGracePeriod        model.Duration `yaml:"past_grace_period"`          // samples further in the past are refused; 0 = any age
+	RejectOldSamples       bool           `yaml:"reject_old_samples"`         // Cortex' way to say it: whether the next one counts
+	RejectOldSamplesMaxAge model.Duration `yaml:"reject_old_samples_max_age"` // as past_grace_period; the shorter one counts
+
+	DropLabels           SharedList[LabelName]   `yaml:"drop_labels"`            // taken off every series, after relabelling
+	MetricRelabelConfigs SharedList[RelabelRule] `yaml:"metric_relabel_configs"` // as in Prometheus' scrape configurations
 
 	MaxExemplars       int `yaml:"max_global_exemplars_per_user"` // kept in memory, per partition; 0 = none
 	PartitionShardSize int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
@@ -35,42 +48,92 @@ type Limits struct {
 	// default, is no limit: a default that stops a tenant nobody has thought of does more harm than good.
 	MaxGlobalSeriesPerUser   int `yaml:"max_global_series_per_user"`
 	MaxGlobalSeriesPerMetric int `yaml:"max_global_series_per_metric"`
+
+	// How OTLP becomes series.
+	OTelTranslationStrategy                  string  `yaml:"otel_translation_strategy"`    // Prometheus' names; empty = escaping, suffixes by the next
+	OTelMetricSuffixesEnabled                bool    `yaml:"otel_metric_suffixes_enabled"` // _total and the unit behind metric names
+	PromoteOTelResourceAttributes            CSVList `yaml:"promote_otel_resource_attributes"`
+	OTelKeepIdentifyingResourceAttributes    bool    `yaml:"otel_keep_identifying_resource_attributes"` // in target_info
+	OTelConvertHistogramsToNHCB              bool    `yaml:"otel_convert_histograms_to_nhcb"`           // instead of _bucket, _sum and _count
+	OTelPromoteScopeMetadata                 bool    `yaml:"otel_promote_scope_metadata"`               // as labels otel_scope_…
+	OTelLabelNameUnderscoreSanitization      bool    `yaml:"otel_label_name_underscore_sanitization"`   // key_ before names that begin with _
+	OTelLabelNamePreserveMultipleUnderscores bool    `yaml:"otel_label_name_preserve_multiple_underscores"`
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
 func DefaultLimits() Limits {
 	return Limits{
-		MaxSeriesPerRequest:       100_000,
-		MaxLabelNamesPerSeries:    60,
-		MaxLabelNameLength:        1024,
-		MaxLabelValueLength:       2048,
-		MaxMetadataLength:         1024,
-		MaxNativeHistogramBuckets: 10_000,
-		CreationGracePeriod:       model.Duration(10 * time.Minute),
-		MaxExemplars:              10_000,
+		MaxSeriesPerRequest:        100_000,
+		MaxLabelNamesPerSeries:     30,
+		MaxLabelNamesPerInfoSeries: 80,
+		MaxLabelNameLength:         1024,
+		MaxLabelValueLength:        2048,
+		MaxMetadataLength:          1024,
+		MaxNativeHistogramBuckets:  10_000,
+		CreationGracePeriod:        model.Duration(10 * time.Minute),
+		RejectOldSamplesMaxAge:     model.Duration(14 * 24 * time.Hour),
+		MaxExemplars:               10_000,
+
+		OTelMetricSuffixesEnabled:                true,
+		OTelLabelNameUnderscoreSanitization:      true,
+		OTelLabelNamePreserveMultipleUnderscores: true,
 	}
 }
 
 // Validate refuses limits that cannot be meant.
 func (l *Limits) Validate() error {
-	for name, v := range map[string]float64{
-		"ingestion_rate": l.IngestionRate, "ingestion_burst_size": float64(l.IngestionBurstSize),
-		"request_rate": l.RequestRate, "request_burst_size": float64(l.RequestBurstSize),
-		"max_series_per_request":     float64(l.MaxSeriesPerRequest),
-		"max_label_names_per_series": float64(l.MaxLabelNamesPerSeries), "max_label_name_length": float64(l.MaxLabelNameLength),
-		"max_label_value_length": float64(l.MaxLabelValueLength), "max_metadata_length": float64(l.MaxMetadataLength),
-		"max_native_histogram_buckets":  float64(l.MaxNativeHistogramBuckets),
-		"max_global_exemplars_per_user": float64(l.MaxExemplars), "partition_shard_size": float64(l.PartitionShardSize),
-		"creation_grace_period": float64(l.CreationGracePeriod), "past_grace_period": float64(l.PastGracePeriod),
-		"compactor_blocks_retention_period": float64(l.BlocksRetentionPeriod),
-		"max_global_series_per_user":        float64(l.MaxGlobalSeriesPerUser), "max_global_series_per_metric": float64(l.MaxGlobalSeriesPerMetric),
-	} {
-		switch {
-		case v < 0:
-			return fmt.Errorf("%s is %v, must not be negative", name, v)
-		case math.IsNaN(v) || math.IsInf(v, 0):
-			return fmt.Errorf("%s is %v, must be a number (0 = no limit)", name, v)
+	v := reflect.ValueOf(l).Elem()
+	for i := range v.NumField() {
+		var n float64
+		switch f := v.Field(i); {
+		case f.CanInt():
+			n = float64(f.Int())
+		case f.CanFloat():
+			n = f.Float()
+		}
+		switch name := v.Type().Field(i).Tag.Get("yaml"); {
+		case n < 0:
+			return fmt.Errorf("%s is %v, must not be negative", name, v.Field(i).Interface())
+		case math.IsNaN(n) || math.IsInf(n, 0):
+			return fmt.Errorf("%s is %v, must be a number (0 = no limit)", name, n)
 		}
 	}
-	return nil
+	if f := l.IngestionBurstFactor; f != 0 && f < 1 {
+		return fmt.Errorf("ingestion_burst_factor is %v, must be at least 1, or 0 for ingestion_burst_size to count", f)
+	}
+	return l.validateOTel()
+}
+
+// MaxAge returns how old a sample may be and the YAML name of the limit that says so; 0 = any age.
+func (l *Limits) MaxAge() (age time.Duration, name string) {
+	age, name = time.Duration(l.PastGracePeriod), "past_grace_period"
+	if old := time.Duration(l.RejectOldSamplesMaxAge); l.RejectOldSamples && old > 0 && (age == 0 || old < age) {
+		return old, "reject_old_samples_max_age"
+	}
+	return age, name
+}
+
+// IngestionBurst returns how many samples may come at once, and the YAML name of the limit that says so.
+func (l *Limits) IngestionBurst() (samples int, name string) {
+	if l.IngestionBurstFactor > 0 {
+		return int(min(max(l.IngestionBurstFactor*l.IngestionRate, 1), 1<<40)), "ingestion_burst_factor"
+	}
+	return l.IngestionBurstSize, "ingestion_burst_size"
+}
+
+// OfSeries returns what the limits say of series as such: without rates, times and whatever else is judged anew each time a
+// known series comes. What is remembered of a series holds as long as these do.
+func (l *Limits) OfSeries() Limits {
+	s := *l
+	s.IngestionRate, s.IngestionBurstSize, s.IngestionBurstFactor = 0, 0, 0
+	s.RequestRate, s.RequestBurstSize, s.MaxSeriesPerRequest = 0, 0, 0
+	s.NativeHistogramIngestionRate, s.NativeHistogramIngestionBurstSize = 0, 0
+	s.MaxNativeHistogramBuckets, s.MaxNativeHistogramSampleBytes, s.MaxMetadataLength = 0, 0, 0
+	s.CreationGracePeriod, s.PastGracePeriod, s.RejectOldSamples, s.RejectOldSamplesMaxAge = 0, 0, false, 0
+	s.MaxExemplars, s.BlocksRetentionPeriod = 0, 0
+	s.MaxGlobalSeriesPerUser, s.MaxGlobalSeriesPerMetric = 0, 0 // no concern of a known series
+	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
+	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
+	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false
+	return s
 }

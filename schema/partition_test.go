@@ -180,10 +180,14 @@ func TestLimitsValidate(t *testing.T) {
 	v := reflect.ValueOf(&l).Elem()
 	for i := range v.NumField() {
 		f, old := v.Field(i), v.Field(i).Interface()
-		if f.CanInt() {
+		require.NotEmpty(t, v.Type().Field(i).Tag.Get("yaml"))
+		switch {
+		case f.CanInt():
 			f.SetInt(-1)
-		} else {
+		case f.CanFloat():
 			f.SetFloat(-1)
+		default:
+			continue // neither more nor less than it may be
 		}
 		require.Error(t, l.Validate(), v.Type().Field(i).Name)
 		if f.CanFloat() {
@@ -193,7 +197,6 @@ func TestLimitsValidate(t *testing.T) {
 			require.Error(t, l.Validate(), v.Type().Field(i).Name)
 		}
 		f.Set(reflect.ValueOf(old))
-		require.NotEmpty(t, v.Type().Field(i).Tag.Get("yaml"))
 	}
 	require.NoError(t, l.Validate())
 }

@@ -1,4 +1,4 @@
-// Package limits knows what each tenant may do. In goes a YAML file with defaults and overrides, read again when it
+// Package limits knows what each tenant may do. In goes a YAML file with defaults, classes and overrides, read again when it
 // changes; out comes a tenant's schema.Limits, without a lock. It enforces nothing, and a file that it cannot use never
 // replaces one that it could.
 package limits
@@ -6,16 +6,13 @@ package limits
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.yaml.in/yaml/v3"
 
 	"sluice/schema"
 )
@@ -35,29 +32,6 @@ func (c *Config) Validate() error {
 		c.Reload = 10 * time.Second
 	}
 	return nil
-}
-
-// file is the YAML. A tenant's override starts from default, and default from schema.DefaultLimits.
-//
-//	default:
-//	  ingestion_rate: 100000
-//	overrides:
-//	  team-a: {ingestion_rate: 0, max_label_names_per_series: 100}
-type file struct {
-	Default   yaml.Node            `yaml:"default"`
-	Overrides map[string]yaml.Node `yaml:"overrides"`
-}
-
-// strictFile is the same file for the decoder that refuses unknown keys, which a yaml.Node cannot.
-type strictFile struct {
-	Default   schema.Limits            `yaml:"default"`
-	Overrides map[string]schema.Limits `yaml:"overrides"`
-}
-
-// table is one good reading of the file. It is never changed once it can be seen.
-type table struct {
-	fallback  *schema.Limits
-	overrides map[schema.Tenant]*schema.Limits
 }
 
 // Limits answers For from the last good reading of the file.
@@ -83,7 +57,7 @@ func New(cfg Config, logger *slog.Logger, reg prometheus.Registerer) (*Limits, e
 	}
 	l := &Limits{cfg: cfg, logger: logger, metrics: newMetrics(reg), now: time.Now}
 	if cfg.Path == "" {
-		t, err := parse(nil)
+		t, err := parse(nil, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -99,10 +73,31 @@ func New(cfg Config, logger *slog.Logger, reg prometheus.Registerer) (*Limits, e
 // For returns the limits of tenant. They belong to everybody and must not be changed.
 func (l *Limits) For(tenant schema.Tenant) *schema.Limits {
 	t := l.current.Load()
-	if o, ok := t.overrides[tenant]; ok {
-		return o
+	if o := t.overrides[tenant]; o != nil {
+		return &o.limits
+	}
+	if c := t.classOf(string(tenant)); c != nil {
+		return &c.limits
 	}
 	return t.fallback
+}
+
+// Source says which parts of the file made the limits of tenant.
+type Source struct {
+	Class    string `json:"class"`    // the pattern of its class, empty for none
+	Override bool   `json:"override"` // it has settings of its own
+}
+
+// Source returns where the limits of tenant come from.
+func (l *Limits) Source(tenant schema.Tenant) Source {
+	t := l.current.Load()
+	if o := t.overrides[tenant]; o != nil {
+		return Source{Class: o.class, Override: true}
+	}
+	if c := t.classOf(string(tenant)); c != nil {
+		return Source{Class: c.pattern}
+	}
+	return Source{}
 }
 
 // Run looks at the file every Config.Reload until ctx ends, and uses what it has found the same twice. A file that is gone or wrong changes nothing; it is counted
@@ -150,7 +145,7 @@ func (l *Limits) reload() error {
 		l.pending = append([]byte{}, content...)
 		return nil
 	}
-	t, err := parse(content)
+	t, err := parse(content, l.current.Load())
 	if err != nil {
 		l.metrics.failures.Inc()
 		return fmt.Errorf("read limits %s: %w", l.cfg.Path, err)
@@ -159,51 +154,7 @@ func (l *Limits) reload() error {
 	l.current.Store(t)
 	l.metrics.success(l.now())
 	if !first {
-		l.logger.Info("limits reloaded", "path", l.cfg.Path, "overrides", len(t.overrides))
+		l.logger.Info("limits reloaded", "path", l.cfg.Path, "classes", len(t.classes), "overrides", len(t.overrides))
 	}
 	return nil
-}
-
-// parse reads a limits file; an empty one is allowed and says nothing.
-func parse(content []byte) (*table, error) {
-	var strict strictFile
-	dec := yaml.NewDecoder(bytes.NewReader(content))
-	dec.KnownFields(true)
-	if err := dec.Decode(&strict); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	if err := dec.Decode(&strictFile{}); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than one YAML document")
-	}
-	var f file
-	if err := yaml.Unmarshal(content, &f); err != nil {
-		return nil, err
-	}
-	fallback := schema.DefaultLimits()
-	if err := decodeLimits(f.Default, &fallback); err != nil {
-		return nil, fmt.Errorf("default: %w", err)
-	}
-	t := &table{fallback: &fallback, overrides: make(map[schema.Tenant]*schema.Limits, len(f.Overrides))}
-	for name, node := range f.Overrides {
-		tenant, err := schema.ParseTenant(name)
-		if err != nil {
-			return nil, fmt.Errorf("overrides: %w", err)
-		}
-		limits := fallback
-		if err := decodeLimits(node, &limits); err != nil {
-			return nil, fmt.Errorf("overrides of %s: %w", name, err)
-		}
-		t.overrides[tenant] = &limits
-	}
-	return t, nil
-}
-
-func decodeLimits(node yaml.Node, into *schema.Limits) error {
-	if node.IsZero() || node.Tag == "!!null" {
-		return nil
-	}
-	if err := node.Decode(into); err != nil {
-		return err
-	}
-	return into.Validate()
 }

@@ -6,12 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -27,23 +30,23 @@ overrides:
   a: {ingestion_rate: 0, max_label_value_length: 7}
   b:
   c: {compactor_blocks_retention_period: 2w}
-`))
+`), nil)
 	require.NoError(t, err)
 	want := schema.DefaultLimits()
 	want.IngestionRate = 10
 	want.CreationGracePeriod = model.Duration(time.Hour)
 	require.Equal(t, want, *tab.fallback)
-	require.Equal(t, want, *tab.overrides["b"], "an empty override is the default")
+	require.Equal(t, want, tab.overrides["b"].limits, "an empty override is the default")
 	a := want
 	a.IngestionRate, a.MaxLabelValueLength = 0, 7
-	require.Equal(t, a, *tab.overrides["a"], "zero in an override means zero")
+	require.Equal(t, a, tab.overrides["a"].limits, "zero in an override means zero")
 	c := want
 	c.BlocksRetentionPeriod = model.Duration(14 * 24 * time.Hour)
-	require.Equal(t, c, *tab.overrides["c"])
+	require.Equal(t, c, tab.overrides["c"].limits)
 	require.Len(t, tab.overrides, 3)
 
 	for _, empty := range []string{"", "# nothing\n", "default:\noverrides:\n", "{}"} {
-		tab, err := parse([]byte(empty))
+		tab, err := parse([]byte(empty), nil)
 		require.NoError(t, err, "%q", empty)
 		require.Equal(t, schema.DefaultLimits(), *tab.fallback)
 	}
@@ -69,7 +72,7 @@ func TestParseRefuses(t *testing.T) {
 		"binary":                  "\x00\x01",
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := parse([]byte(content))
+			_, err := parse([]byte(content), nil)
 			require.Error(t, err)
 		})
 	}
@@ -77,15 +80,31 @@ func TestParseRefuses(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("default: {ingestion_rate: 10}\noverrides: {a: {request_rate: 1}}"))
+	f.Add([]byte("classes: {team-*: {drop_labels: [a]}, '*': {metric_relabel_configs: [{action: labeldrop, regex: x}]}}\noverrides: {team-a: {}}"))
 	f.Add([]byte("default: &x {ingestion_rate: 1}\noverrides: {a: *x}"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		tab, err := parse(content)
+		tab, err := parse(content, nil)
 		if err != nil {
 			return
 		}
 		require.NoError(t, tab.fallback.Validate())
-		for _, l := range tab.overrides {
-			require.NoError(t, l.Validate())
+		for name, o := range tab.overrides {
+			require.NoError(t, o.limits.Validate())
+			_, err := schema.ParseTenant(string(name))
+			require.NoError(t, err)
+		}
+		for _, c := range tab.classes {
+			require.NoError(t, c.limits.Validate())
+			require.True(t, matches(c.pattern, strings.ReplaceAll(c.pattern, "*", "")))
+			for _, r := range c.limits.MetricRelabelConfigs.Items() {
+				relabel.ProcessBuilder(labels.NewBuilder(labels.FromStrings("__name__", "up", "a", "b")), r.Config)
+			}
+		}
+		again, err := parse(content, tab)
+		require.NoError(t, err)
+		require.Equal(t, *tab.fallback, *again.fallback)
+		for name, o := range tab.overrides {
+			require.True(t, o.limits == again.overrides[name].limits, "the same file gives equal limits")
 		}
 	})
 }

@@ -1,0 +1,649 @@
+package producer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/prompb"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+	"github.com/stretchr/testify/require"
+
+	"sluice/internal/limits"
+	"sluice/internal/log"
+	"sluice/schema"
+)
+
+// bothVersions runs f for records with labels once and with labels every time.
+func bothVersions(t *testing.T, f func(t *testing.T, cfg Config)) {
+	for _, v := range []int{schema.RecordV1, schema.RecordV2} {
+		t.Run(fmt.Sprintf("records %d", v), func(t *testing.T) { f(t, Config{RecordVersion: v}) })
+	}
+}
+
+// get asks as team-a and decodes the answer.
+func (f *fixture) get(t *testing.T, path string, into any) {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r.Header.Set("X-Scope-OrgID", "team-a")
+	w := httptest.NewRecorder()
+	f.mux.ServeHTTP(w, r)
+	require.Equal(t, 200, w.Code, w.Body.String())
+	require.Equal(t, "application/json", w.Header().Get("Content-Type"))
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), into))
+}
+
+// buckets returns a series with a histogram of n buckets.
+func buckets(n int) prompb.TimeSeries {
+	h := &histogram.Histogram{Count: uint64(n), PositiveSpans: []histogram.Span{{Length: uint32(n)}}, PositiveBuckets: make([]int64, n)}
+	h.PositiveBuckets[0] = 1
+	ts := series("__name__", "h")
+	ts.Histograms = []prompb.Histogram{prompb.FromIntHistogram(testNow.UnixMilli(), h)}
+	return ts
+}
+
+// Every limit one below, at the bound and one above, through both versions of the record; twice, as a series that is known
+// takes another way.
+func TestEachLimit(t *testing.T) {
+	now := testNow.UnixMilli()
+	up := func(pairs ...string) *prompb.WriteRequest {
+		return request1(withSamples(series(append([]string{"__name__", "up"}, pairs...)...), one(1)))
+	}
+	nLabels := func(name string, n int) *prompb.WriteRequest {
+		ts := series("__name__", name)
+		for i := range n - 1 {
+			ts.Labels = append(ts.Labels, prompb.Label{Name: fmt.Sprintf("l%03d", i), Value: "v"})
+		}
+		return request1(withSamples(ts, one(1)))
+	}
+	nSeries := func(n int) *prompb.WriteRequest {
+		req := request1()
+		for i := range n {
+			req.Timeseries = append(req.Timeseries, withSamples(series("__name__", "up", "i", fmt.Sprint(i)), one(1)))
+		}
+		return req
+	}
+	nSamples := func(n int) *prompb.WriteRequest {
+		ts := series("__name__", "up")
+		for i := range n {
+			ts.Samples = append(ts.Samples, at(now+int64(i)))
+		}
+		return request1(ts)
+	}
+	nHistograms := func(n int) *prompb.WriteRequest {
+		ts := withSamples(series("__name__", "h"), one(1), one(2))
+		for i := range n {
+			ts.Histograms = append(ts.Histograms, testHistogram(now+int64(i)))
+		}
+		return request1(ts)
+	}
+	for name, tc := range map[string]struct {
+		limits string // N is the bound
+		bound  int
+		build  func(n int) *prompb.WriteRequest
+		status int
+		id     schema.ErrorID
+		says   string
+	}{
+		"max_series_per_request":     {"max_series_per_request: N", 5, nSeries, 413, schema.ErrSeriesPerRequest, "max_series_per_request of 5"},
+		"max_label_names_per_series": {"max_label_names_per_series: N", 5, func(n int) *prompb.WriteRequest { return nLabels("up", n) }, 400, schema.ErrTooManyLabels, "max_label_names_per_series of 5"},
+		"default label names":        {"", 30, func(n int) *prompb.WriteRequest { return nLabels("up", n) }, 400, schema.ErrTooManyLabels, "max_label_names_per_series of 30"},
+		"default info label names":   {"", 80, func(n int) *prompb.WriteRequest { return nLabels("up_info", n) }, 400, schema.ErrTooManyLabels, "max_label_names_per_info_series of 80"},
+		"info below the other":       {"max_label_names_per_info_series: 3, max_label_names_per_series: N", 5, func(n int) *prompb.WriteRequest { return nLabels("up_info", n) }, 400, schema.ErrTooManyLabels, "max_label_names_per_series of 5"},
+		"max_label_name_length":      {"max_label_name_length: N", 12, func(n int) *prompb.WriteRequest { return up(strings.Repeat("n", n), "x") }, 400, schema.ErrLabelNameTooLong, "max_label_name_length of 12"},
+		"max_label_value_length":     {"max_label_value_length: N", 12, func(n int) *prompb.WriteRequest { return up("v", strings.Repeat("n", n)) }, 400, schema.ErrLabelValueTooLong, "max_label_value_length of 12"},
+		"max_labels_size_bytes":      {"max_labels_size_bytes: N", 20, func(n int) *prompb.WriteRequest { return up("v", strings.Repeat("n", n-len("__name__upv"))) }, 400, schema.ErrLabelsSize, "have 21 bytes, more than max_labels_size_bytes of 20"},
+		"max_native_histogram_buckets": {"max_native_histogram_buckets: N", 8, func(n int) *prompb.WriteRequest { return request1(buckets(n)) }, 400, schema.ErrHistogramBuckets,
+			"max_native_histogram_buckets of 8"},
+		"creation_grace_period": {"creation_grace_period: Nms", 5000, func(n int) *prompb.WriteRequest {
+			return request1(withSamples(series("__name__", "up"), at(now+int64(n))))
+		}, 400, schema.ErrTooFarInFuture, "creation_grace_period of 5s"},
+		"past_grace_period": {"past_grace_period: Nms", 5000, func(n int) *prompb.WriteRequest {
+			return request1(withSamples(series("__name__", "up"), at(now-int64(n))))
+		}, 400, schema.ErrTooFarInPast, "past_grace_period of 5s"},
+		"reject_old_samples": {"past_grace_period: 1h, reject_old_samples: true, reject_old_samples_max_age: Nms", 5000, func(n int) *prompb.WriteRequest {
+			return request1(withSamples(series("__name__", "up"), at(now-int64(n))))
+		}, 400, schema.ErrTooFarInPast, "reject_old_samples_max_age of 5s"},
+		"reject_old_samples off": {"past_grace_period: Nms, reject_old_samples_max_age: 1s", 5000, func(n int) *prompb.WriteRequest {
+			return request1(withSamples(series("__name__", "up"), at(now-int64(n))))
+		}, 400, schema.ErrTooFarInPast, "past_grace_period of 5s"},
+		"reject_old_samples, longer": {"past_grace_period: Nms, reject_old_samples: true", 5000, func(n int) *prompb.WriteRequest {
+			return request1(withSamples(series("__name__", "up"), at(now-int64(n))))
+		}, 400, schema.ErrTooFarInPast, "past_grace_period of 5s"},
+		"ingestion_burst_size":            {"ingestion_rate: 1, ingestion_burst_size: N", 5, nSamples, 413, schema.ErrIngestionRate, "more than ingestion_burst_size allows at once (5)"},
+		"ingestion_burst_factor":          {"ingestion_rate: 2.5, ingestion_burst_size: 99, ingestion_burst_factor: 2", 5, nSamples, 413, schema.ErrIngestionRate, "more than ingestion_burst_factor allows at once (5)"},
+		"ingestion_rate":                  {"ingestion_rate: 0.5", 5, nSamples, 413, schema.ErrIngestionRate, "allows at once (5)"},
+		"native_histogram_ingestion_rate": {"native_histogram_ingestion_rate: 1, native_histogram_ingestion_burst_size: N", 3, nHistograms, 413, schema.ErrHistogramRate, "4 native histograms, more than native_histogram_ingestion_burst_size"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothVersions(t, func(t *testing.T, cfg Config) {
+				for _, n := range []int{tc.bound - 1, tc.bound, tc.bound + 1} {
+					f := newFixture(t, cfg, "default: {"+strings.ReplaceAll(tc.limits, "N", fmt.Sprint(tc.bound))+"}", 3)
+					for round := range 2 {
+						w := f.push(t, tc.build(n))
+						if n > tc.bound {
+							requireRefused(t, w, tc.status, tc.id)
+							require.Contains(t, w.Body.String(), tc.says)
+							require.Empty(t, f.log.records())
+							require.Positive(t, testutil.ToFloat64(f.metrics.rejected.WithLabelValues("team-a", string(tc.id))))
+							continue
+						}
+						if round == 1 && tc.status == 429 || tc.status == 413 {
+							break // there is nothing left of the burst
+						}
+						require.Equal(t, 204, w.Code, "%d of %d: %s", n, tc.bound, w.Body.String())
+						require.NotEmpty(t, f.log.content(t).Timeseries)
+					}
+				}
+			})
+		})
+	}
+}
+
+// The size of a histogram at the bound, one byte below and one above.
+func TestHistogramSizes(t *testing.T) {
+	h := testHistogram(testNow.UnixMilli())
+	text, err := h.Marshal()
+	require.NoError(t, err)
+	ts := series("__name__", "h")
+	ts.Histograms = []prompb.Histogram{h}
+	for _, d := range []int{-1, 0, 1} {
+		bothVersions(t, func(t *testing.T, cfg Config) {
+			f := newFixture(t, cfg, fmt.Sprintf("default: {max_native_histogram_sample_size_bytes: %d}", len(text)+d), 1)
+			w := f.push(t, request1(ts))
+			if d >= 0 {
+				require.Equal(t, 204, w.Code, w.Body.String())
+				return
+			}
+			requireRefused(t, w, 400, schema.ErrHistogramSize)
+			require.Contains(t, w.Body.String(), fmt.Sprintf("native histogram of %d bytes", len(text)))
+		})
+	}
+}
+
+const relabelLimits = `
+default:
+  max_label_names_per_series: 3
+  drop_labels: [pod_uid]
+overrides:
+  team-a:
+    metric_relabel_configs:
+      - {source_labels: [__name__], regex: "go_.*", action: drop}
+      - {source_labels: [__name__], regex: "old_(.*)", target_label: __name__, replacement: "new_$1"}
+      - {source_labels: [__meta_tenant_id, job], separator: /, regex: "(.+)/(.+)", target_label: job, replacement: "$1/$2"}
+      - {regex: "tmp_.*", action: labeldrop}
+      - {action: labelkeep, regex: "__name__|job|i|zone|nameless|long"}
+      - {source_labels: [nameless], regex: "y", target_label: __name__, replacement: ""}
+`
+
+// What the rules make of series, through both versions of the record and both of the protocol, when they are met for the first time
+// and when they are known.
+func TestRelabel(t *testing.T) {
+	long := strings.Repeat("x", 3000)
+	sent := []labels.Labels{
+		labels.FromStrings("__name__", "go_gc", "job", "x"),
+		labels.FromStrings("__name__", "old_one", "job", "x", "pod_uid", "1"),
+		labels.FromStrings("__name__", "new_two", "job", "x", "tmp_a", long, "tmp_b", "2", "tmp_c", "3"),
+		labels.FromStrings("__name__", "plain"),
+	}
+	want := []string{"new_one{job=\"team-a/x\"}", "new_two{job=\"team-a/x\"}", "plain{}"}
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		for _, protocol := range []string{version1, version2} {
+			f := newFixture(t, cfg, relabelLimits, 3)
+			push := func(sent ...labels.Labels) *httptest.ResponseRecorder {
+				b, req := newBuilder(), request1()
+				for _, ls := range sent {
+					b.add(ls).Samples = []writev2.Sample{{Value: 1, Timestamp: testNow.UnixMilli()}}
+					req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: prompb.FromLabels(ls, nil), Samples: []prompb.Sample{one(1)}})
+				}
+				if protocol == version2 {
+					return f.push2(t, b.request())
+				}
+				return f.push(t, req)
+			}
+			for round := range 3 {
+				f.log.reset()
+				w := push(sent...)
+				require.Equal(t, 204, w.Code, w.Body.String())
+				if protocol == version2 {
+					requireWritten(t, w, 4, 0, 0) // the dropped one is dealt with: the sender must not take it for lost
+				}
+				require.Equal(t, want, written1(t, f))
+				require.InDelta(t, float64(round+1), testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
+				if cfg.RecordVersion == schema.RecordV2 {
+					n, _ := f.log.defs(t)
+					require.Equal(t, map[bool]int{true: 3, false: 0}[round == 0], n)
+					require.EqualValues(t, 4, f.tenants.series.used.Load(), "the dropped one is known as well")
+				}
+			}
+
+			// What comes out has to be valid.
+			f.log.reset()
+			w := push(labels.FromStrings("__name__", "a", "nameless", "y", "job", "x"), sent[3])
+			requireRefused(t, w, 400, schema.ErrMissingMetricName)
+			w = push(labels.FromStrings("__name__", "a", "long", long))
+			requireRefused(t, w, 400, schema.ErrLabelValueTooLong)
+			w = push(labels.FromStrings("__name__", "a", "i", "1", "job", "2", "zone", "3"))
+			requireRefused(t, w, 400, schema.ErrTooManyLabels)
+			require.Equal(t, []string{"plain{}"}, written1(t, f))
+			require.Zero(t, f.budget.used.Load())
+		}
+	})
+}
+
+// written1 returns the series in the log since the last reset, sorted.
+func written1(t *testing.T, f *fixture) []string {
+	t.Helper()
+	got := f.log.content(t)
+	sortSeries(&got)
+	var out []string
+	for _, ts := range got.Timeseries {
+		var ls []schema.Label
+		for _, l := range ts.Labels {
+			ls = append(ls, schema.Label{Name: []byte(l.Name), Value: []byte(l.Value)})
+		}
+		out = append(out, formatSeries(ls))
+	}
+	return out
+}
+
+// A request of nothing but dropped series writes nothing, and is remembered until it is looked at again.
+func TestRelabelDropsAll(t *testing.T) {
+	f := newFixture(t, Config{}, "default: {metric_relabel_configs: [{source_labels: [i], regex: '.+', action: drop}]}", 3)
+	now := testNow
+	f.now = func() time.Time { return now }
+	fresh := func() (n int) {
+		for key := range tenSeriesKeys(t, f) {
+			if s := f.tenants.states["team-a"].cache.find(key); s != nil && s.fresh(f.clock(now)) && s.partition == nowhere {
+				n++
+			}
+		}
+		return n
+	}
+	for range 3 {
+		require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
+		require.Empty(t, f.log.records())
+		require.Equal(t, 10, fresh())
+	}
+	now = testNow.Add(schema.RefLife)
+	require.Zero(t, fresh())
+	require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
+	require.Equal(t, 10, fresh(), "looked at again")
+	require.EqualValues(t, 10, f.tenants.series.used.Load())
+	require.InDelta(t, 40, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
+	require.Equal(t, 204, f.push(t, request1(withSamples(series("__name__", "up"), one(1)))).Code)
+	require.Len(t, f.log.content(t).Timeseries, 1)
+
+	var rejects struct {
+		Data struct{ Rejects []rejectedJSON }
+	}
+	f.get(t, "/api/v1/rejects", &rejects)
+	require.Empty(t, rejects.Data.Rejects, "what the rules drop is no fault")
+}
+
+// tenSeriesKeys are the cache's keys of tenSeries.
+func tenSeriesKeys(t *testing.T, f *fixture) map[seriesKey]bool {
+	t.Helper()
+	keys := map[seriesKey]bool{}
+	body, err := tenSeries(1).Marshal()
+	require.NoError(t, err)
+	for rest := body; len(rest) > 0; {
+		field, next, err := schema.NextField(rest)
+		require.NoError(t, err)
+		rest = next
+		var s schema.Series
+		require.NoError(t, s.Cut(field.Payload))
+		keys[f.tenants.states["team-a"].cache.key(s.LabelBytes)] = true
+	}
+	require.Len(t, keys, 10)
+	return keys
+}
+
+// Labels that are there twice are refused before any rule sees them; unsorted ones are refused or sorted first, as it is configured.
+func TestRelabelOfBadLabels(t *testing.T) {
+	rules := "default: {metric_relabel_configs: [{action: labelmap, regex: 'm_(.*)', replacement: '$1'}], drop_labels: [z]}"
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		cfg.RefuseUnsorted = true
+		f := newFixture(t, cfg, rules, 2)
+		bad := func(id schema.ErrorID, pairs ...string) {
+			t.Helper()
+			requireRefused(t, f.push(t, request1(withSamples(series(pairs...), one(1)))), 400, id)
+		}
+		bad(schema.ErrNoLabels)
+		bad(schema.ErrNoLabels, "__name__", "")
+		bad(schema.ErrLabelNameInvalid, "", "x", "__name__", "up")
+		bad(schema.ErrLabelsNotSorted, "b", "1", "a", "2", "__name__", "up")
+		bad(schema.ErrDuplicateLabelNames, "__name__", "up", "a", "1", "a", "2")
+		bad(schema.ErrLabelValueInvalid, "__name__", "up", "a", "\xff")
+		bad(schema.ErrMetricNameInvalid, "__name__", "up\xff")
+		bad(schema.ErrLabelNameInvalid, "__name__", "up", "m_", "mapped to nothing")
+		bad(schema.ErrMissingMetricName, "a", "1")
+		require.Empty(t, f.log.records())
+		require.Equal(t, 204, f.push(t, request1(withSamples(series("z", "alone"), one(1)))).Code, "nothing is left of it: dropped")
+		require.Empty(t, f.log.records())
+
+		cfg.RefuseUnsorted = false
+		f = newFixture(t, cfg, rules, 2)
+		require.Equal(t, 204, f.push(t, request1(withSamples(series("m_b", "1", "empty", "", "a", "2", "__name__", "up"), one(1)))).Code)
+		require.Equal(t, []string{`up{a="2", b="1", m_b="1"}`}, written1(t, f))
+	})
+}
+
+// A rule that makes labels larger than any record has room for costs that series and nothing else.
+func TestRelabelTooLarge(t *testing.T) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		f := newFixture(t, cfg, "default: {max_label_value_length: 0, metric_relabel_configs: [{source_labels: [a], regex: '(.+)', target_label: b, replacement: '"+strings.Repeat("$1", 40)+"'}]}", 2)
+		w := f.push(t, request1(
+			withSamples(series("__name__", "up", "a", strings.Repeat("x", 100_000)), one(1)),
+			withSamples(series("__name__", "up", "a", "x"), one(1)),
+		))
+		requireRefused(t, w, 400, schema.ErrRecordTooLarge)
+		require.Equal(t, []string{`up{a="x", b="` + strings.Repeat("x", 40) + `"}`}, written1(t, f))
+	})
+}
+
+// Two series that become one are one in the log, and metadata of 2.0 goes with the new name.
+func TestRelabelTogether(t *testing.T) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		f := newFixture(t, cfg, "default: {drop_labels: [pod], metric_relabel_configs: [{source_labels: [__name__], regex: 'a_(.*)', target_label: __name__, replacement: 'b_$1'}]}", 4)
+		for range 2 {
+			b := newBuilder()
+			for i, pod := range []string{"1", "2"} {
+				ts := b.add(labels.FromStrings("__name__", "a_total", "pod", pod))
+				ts.Samples = []writev2.Sample{{Value: float64(i), Timestamp: testNow.UnixMilli() + int64(i)}}
+				ts.Metadata = writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_COUNTER, HelpRef: b.symbols.Symbolize("Help.")}
+			}
+			require.Equal(t, 204, f.push2(t, b.request()).Code)
+		}
+		got := f.log.content(t)
+		samples := 0
+		for _, ts := range got.Timeseries {
+			require.Equal(t, []prompb.Label{{Name: "__name__", Value: "b_total"}}, ts.Labels)
+			samples += len(ts.Samples)
+		}
+		require.Equal(t, 4, samples)
+		for _, m := range got.Metadata {
+			require.Equal(t, "b_total", m.MetricFamilyName)
+		}
+		require.NotEmpty(t, got.Metadata)
+	})
+}
+
+// The file changes all the time while several senders write: nobody gets anything but what one of its versions says, every
+// ref resolves, and in the end the last version holds.
+func TestReloadWhileWriting(t *testing.T) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		path := filepath.Join(t.TempDir(), "limits.yaml")
+		version := func(i int) {
+			content := fmt.Sprintf("classes: {team-*: {request_rate: %d, metric_relabel_configs: [{target_label: version, replacement: v%d}]}}", 1_000_000+i, i%3)
+			if i%5 == 4 {
+				content = "classes: {broken"
+			}
+			require.NoError(t, os.WriteFile(path+".new", []byte(content), 0o600))
+			require.NoError(t, os.Rename(path+".new", path))
+		}
+		version(0)
+		f := newFixture(t, cfg, "", 3)
+		lim, err := limits.New(limits.Config{Path: path, Reload: time.Millisecond}, slog.New(slog.DiscardHandler), nil)
+		require.NoError(t, err)
+		f.limits = lim
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = lim.Run(ctx) })
+		defer wg.Wait()
+		defer cancel()
+
+		body := encode(t, tenSeries(1))
+		push := func() int {
+			return f.post(body, "Content-Type", "application/x-protobuf", "Content-Encoding", "snappy", "X-Scope-OrgID", "team-a").Code
+		}
+		const versions = 40
+		stop := make(chan struct{})
+		pushed, statuses := make([]int, 4), make([]int, 4)
+		var senders sync.WaitGroup
+		for i := range pushed {
+			senders.Go(func() {
+				for {
+					if statuses[i] = push(); statuses[i] != 204 {
+						return
+					}
+					pushed[i]++
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			})
+		}
+		for i := range versions {
+			version(i)
+			if i%5 != 4 {
+				require.Eventually(t, func() bool { return lim.For("team-a").RequestRate == float64(1_000_000+i) }, 10*time.Second, time.Millisecond)
+			}
+		}
+		close(stop)
+		senders.Wait()
+		total := 0
+		for i, n := range pushed {
+			require.Equal(t, 204, statuses[i])
+			require.Positive(t, n)
+			total += n
+		}
+		seen, samples := map[string]bool{}, 0
+		for _, ts := range f.log.content(t).Timeseries {
+			seen[ts.Labels[len(ts.Labels)-1].Value] = true
+			samples += len(ts.Samples)
+		}
+		require.Equal(t, total*10, samples)
+		require.Subset(t, map[string]bool{"v0": true, "v1": true, "v2": true}, seen)
+		f.log.reset()
+		require.Equal(t, 204, push())
+		for _, ts := range f.log.content(t).Timeseries {
+			require.Equal(t, "v"+fmt.Sprint((versions-2)%3), ts.Labels[len(ts.Labels)-1].Value, "the last good version")
+		}
+	})
+}
+
+// What changes nothing about series leaves what is known of them alone; what does empties it, for that tenant only.
+func TestReloadKeepsWhatIsKnown(t *testing.T) {
+	f := newFixture(t, Config{}, "", 3)
+	path := filepath.Join(t.TempDir(), "limits.yaml")
+	use := func(content string) {
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		lim, err := limits.New(limits.Config{Path: path}, slog.New(slog.DiscardHandler), nil)
+		require.NoError(t, err)
+		f.limits = lim
+	}
+	push := func(defined int, why string) {
+		t.Helper()
+		f.log.reset()
+		require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
+		n, _ := f.log.defs(t)
+		require.Equal(t, defined, n, why)
+	}
+	use("")
+	push(10, "first")
+	use("overrides: {team-b: {max_label_names_per_series: 1}}")
+	push(0, "another tenant")
+	use("default: {ingestion_rate: 1000, request_rate: 5, past_grace_period: 1h, reject_old_samples: true, compactor_blocks_retention_period: 1d}")
+	push(0, "rates and times")
+	use("default: {max_label_value_length: 100}")
+	push(10, "labels")
+	use("default: {max_label_value_length: 100, drop_labels: [zone]}")
+	push(10, "labels to drop")
+	use("default: {max_label_value_length: 100, drop_labels: [zone], partition_shard_size: 1}")
+	push(10, "another shard")
+}
+
+func TestUserLimits(t *testing.T) {
+	f := newFixture(t, Config{Usage: func(tenant schema.Tenant) map[string]float64 {
+		return map[string]float64{"max_global_series_per_user": float64(len(tenant))}
+	}}, "classes: {team-*: {ingestion_rate: 10, ingestion_burst_size: 100, request_rate: 2, request_burst_size: 8, drop_labels: [a]}}", 2)
+	now := testNow
+	f.now = func() time.Time { return now }
+	type answer struct {
+		IngestionRate       float64  `json:"ingestion_rate"`
+		CreationGracePeriod string   `json:"creation_grace_period"`
+		DropLabels          []string `json:"drop_labels"`
+		Usage               map[string]float64
+		Source              limits.Source
+	}
+	var a answer
+	f.get(t, "/api/v1/user_limits", &a)
+	require.Equal(t, answer{
+		10, "10m", []string{"a"},
+		map[string]float64{"ingestion_rate": 0, "request_rate": 0, "max_global_series_per_user": 6}, limits.Source{Class: "team-*"},
+	}, a, "of a tenant that has not written yet")
+
+	for range 3 {
+		require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
+	}
+	a = answer{}
+	f.get(t, "/api/v1/user_limits", &a)
+	require.Equal(t, map[string]float64{
+		"ingestion_rate": 0.5, "request_rate": 0.05, "ingestion_burst_size": 70, "request_burst_size": 5, "max_global_series_per_user": 6,
+	}, a.Usage)
+	now = now.Add(90 * time.Second)
+	a = answer{}
+	f.get(t, "/api/v1/user_limits", &a)
+	require.Equal(t, map[string]float64{
+		"ingestion_rate": 0.25, "request_rate": 0.025, "ingestion_burst_size": 100, "request_burst_size": 8, "max_global_series_per_user": 6,
+	}, a.Usage)
+
+	f.tenancy.Required = true
+	for _, path := range []string{"/api/v1/user_limits", "/api/v1/rejects"} {
+		w := httptest.NewRecorder()
+		f.mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		requireRefused(t, w, 401, schema.ErrNoTenant)
+	}
+}
+
+func TestRejects(t *testing.T) {
+	f := newFixture(t, Config{}, testLimits, 2)
+	now := testNow
+	f.now = func() time.Time { return now }
+	read := func() []rejectedJSON {
+		var a struct {
+			Status string
+			Data   struct {
+				Tenant  string
+				Rejects []rejectedJSON
+			}
+		}
+		f.get(t, "/api/v1/rejects", &a)
+		require.Equal(t, "success", a.Status)
+		require.Equal(t, "team-a", a.Data.Tenant)
+		return a.Data.Rejects
+	}
+	require.Empty(t, read())
+	require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
+	require.Empty(t, read())
+
+	nameless := withSamples(series("job", "x"), one(1), one(2))
+	long := withSamples(series("__name__", "up", "v", strings.Repeat("n", 41)), one(1))
+	exemplar := withSamples(series("__name__", "e"), one(1))
+	exemplar.Exemplars = []prompb.Exemplar{{Timestamp: math.MaxInt64}}
+	require.Equal(t, 400, f.push(t, request1(nameless, long, exemplar)).Code)
+	now = now.Add(time.Second)
+	require.Equal(t, 400, f.push(t, request1(withSamples(series("job", "y"), one(1)))).Code)
+	req := request1(withSamples(series("__name__", "fine"), prompb.Sample{Timestamp: now.UnixMilli()}))
+	req.Metadata = []prompb.MetricMetadata{{MetricFamilyName: "fine", Unit: "much longer than that"}}
+	require.Equal(t, 204, f.push(t, req).Code)
+	now = now.Add(time.Second)
+	require.Equal(t, 400, f.post([]byte("not snappy"), "X-Scope-OrgID", "team-a").Code)
+
+	got := read()
+	require.Len(t, got, 5)
+	require.Equal(t, rejectedJSON{
+		Reason: schema.ErrDecompress, Count: 1, First: now.UTC(), Last: now.UTC(), Message: got[0].Message,
+	}, got[0], "the latest first")
+	require.Contains(t, got[0].Message, "no snappy block")
+	require.Equal(t, schema.ErrMetadataInvalid, got[1].Reason)
+	require.Contains(t, got[1].Message, `unit of "fine" has 21 bytes, more than max_metadata_length of 10`)
+	require.Equal(t, rejectedJSON{
+		Reason: schema.ErrMissingMetricName, Count: 3, First: testNow.UTC(), Last: testNow.Add(time.Second).UTC(),
+		Series: `{job="y"}`, Message: "series has no metric name (label __name__)",
+	}, got[2])
+	require.Equal(t, schema.ErrExemplarInvalid, got[3].Reason)
+	require.Equal(t, "e{}", got[3].Series)
+	require.Contains(t, got[3].Message, "after the year 9999")
+	require.Equal(t, schema.ErrLabelValueTooLong, got[4].Reason)
+
+	// Another tenant reads its own.
+	r := httptest.NewRequest(http.MethodGet, "/api/v1/rejects", nil)
+	w := httptest.NewRecorder()
+	f.mux.ServeHTTP(w, r)
+	body, err := io.ReadAll(w.Body)
+	require.NoError(t, err)
+	require.Contains(t, string(body), `"rejects":[]`)
+}
+
+// Anybody can invent tenants and make mistakes: what is remembered of them is bounded.
+func TestRejectsAreBounded(t *testing.T) {
+	f := newFixture(t, Config{}, testLimits, 2)
+	for i := range maxRejectedTenants + 50 {
+		for _, body := range [][]byte{
+			encode(t, request1(withSamples(series("a", strings.Repeat("\u2603", 5000)), one(1)))),
+			bytes.Repeat([]byte{0xff}, 1000),
+		} {
+			require.Equal(t, 400, f.post(body, "X-Scope-OrgID", fmt.Sprintf("tenant-%d", i)).Code)
+		}
+	}
+	require.Len(t, f.rejects.tenants, maxRejectedTenants)
+	for _, of := range f.rejects.tenants {
+		require.LessOrEqual(t, len(of), 2)
+		for _, e := range of {
+			require.LessOrEqual(t, len(e.message), maxMessage)
+			require.LessOrEqual(t, len(e.series), maxSeriesText+3)
+		}
+	}
+	require.NotEmpty(t, f.rejects.of(schema.Tenant(fmt.Sprintf("tenant-%d", maxRejectedTenants+49))))
+}
+
+func TestMeter(t *testing.T) {
+	var m meter
+	now := testNow
+	require.Zero(t, m.perSecond(now))
+	m.add(60, now)
+	require.InDelta(t, 1, m.perSecond(now), 1e-9)
+	now = now.Add(meterWindow - 1)
+	m.add(60, now)
+	require.InDelta(t, 2, m.perSecond(now), 1e-9)
+	now = now.Add(1)
+	require.InDelta(t, 2, m.perSecond(now), 1e-9, "the window before counts in full at first")
+	now = now.Add(meterWindow / 2)
+	m.add(30, now)
+	require.InDelta(t, 1.5, m.perSecond(now), 1e-9)
+	now = now.Add(meterWindow / 2)
+	require.InDelta(t, 0.5, m.perSecond(now), 1e-9)
+	now = now.Add(2 * meterWindow)
+	require.Zero(t, m.perSecond(now))
+}
+
+// A full log neither counts as dropped nor as known.
+func TestRelabelWhenTheLogIsAway(t *testing.T) {
+	f := newFixture(t, Config{}, "default: {metric_relabel_configs: [{source_labels: [i], regex: '[0-4]', action: drop}]}", 3)
+	f.log.fail(log.ErrOverloaded)
+	require.Equal(t, 503, f.push(t, tenSeries(1)).Code)
+	require.Zero(t, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")))
+	f.log.fail(nil)
+	require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
+	require.Len(t, f.log.content(t).Timeseries, 5)
+	require.InDelta(t, 5, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
+}
