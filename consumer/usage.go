@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"sluice/internal/log"
@@ -26,7 +27,7 @@ func markSeries(t *usage.Tracker, tenant schema.Tenant, lbls []schema.Label, has
 	h, hash := schema.SeriesHash(tenant, lbls, hash)
 	var metric []byte
 	for i := range lbls {
-		if string(lbls[i].Name) == labels.MetricName {
+		if string(lbls[i].Name) == model.MetricNameLabel {
 			metric = lbls[i].Value
 			break
 		}

@@ -398,3 +398,22 @@ func BenchmarkRefused(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/series")
 }
+
+// A tenant sees how many series it has beside its limit, and which metric names have most.
+func TestSeriesInUserLimits(t *testing.T) {
+	c := newCounting(t)
+	f := c.producer(schema.RecordV2, hundred)
+	c.sends(f, some("m", 0, 30), 0, "")
+	c.sends(f, some("n", 0, 12), 0, "")
+	c.count()
+	var answer struct {
+		Limit      int                 `json:"max_global_series_per_user"`
+		Usage      map[string]float64  `json:"usage"`
+		TopMetrics []usage.MetricUsage `json:"top_metrics"`
+	}
+	f.get(t, "/api/v1/user_limits", &answer)
+	require.Equal(t, 100, answer.Limit)
+	require.EqualValues(t, 42, answer.Usage["max_global_series_per_user"])
+	require.EqualValues(t, 30, answer.Usage["max_global_series_per_metric"])
+	require.Equal(t, []usage.MetricUsage{{Name: "m", Series: 30}, {Name: "n", Series: 12}}, answer.TopMetrics)
+}
