@@ -78,6 +78,9 @@ func rights() map[string]auth.Right {
 		"/api/prom/push":  auth.Write,
 		"/api/v1/write":   auth.Write,
 		"/api/v1/receive": auth.Write,
+
+		"GET /api/v1/user_limits": auth.Read,
+		"GET /api/v1/rejects":     auth.Read, // it shows series
 	}
 	for _, prefix := range []string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"} {
 		for _, endpoint := range []string{

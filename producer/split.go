@@ -239,9 +239,7 @@ func (q *request) commitSplit(ctx context.Context) error {
 	for _, p := range q.split.order {
 		if p.err == nil {
 			p.acknowledged()
-			sum.samples += p.accepted.samples
-			sum.histograms += p.accepted.histograms
-			sum.exemplars += p.accepted.exemplars
+			sum = sum.plus(p.accepted).plus(p.dropped)
 			p.count()
 			p.err = p.refused.err()
 		}
