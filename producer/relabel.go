@@ -122,9 +122,9 @@ func (q *request) dropUnknown(key seriesKey, known *knownSeries) {
 	q.drop()
 	switch {
 	case q.state.cache == nil:
-	case known != nil:
+	case known != nil && known.partition != unplaced:
 		q.defined = append(q.defined, known)
 	default:
-		q.learned = append(q.learned, learned{key: key, partition: nowhere})
+		q.learned = append(q.learned, learned{key: key, partition: nowhere, group: q.ha.group})
 	}
 }

@@ -24,6 +24,7 @@ type tenantState struct {
 	shardSize int
 
 	cache *seriesCache // nil: records of version 1
+	ha    *haGroups    // nil: the tenant has no HA pairs
 
 	lastUsed time.Time
 }
@@ -68,6 +69,7 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 		s.shardN, s.shardSize = partitions, lim.PartitionShardSize
 		s.forgetSeries()
 	}
+	s.adjustHA(lim)
 	if t.series == nil {
 		return *s
 	}
