@@ -81,12 +81,12 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 	if t.series == nil {
 		return *s
 	}
-	if of := lim.OfSeries(); s.cache != nil && (s.cache.limits != of || s.cache.worn()) {
+	ofSeries := lim.OfSeries()
+	if s.cache != nil && (s.cache.limits != ofSeries || s.cache.worn()) {
 		s.forgetSeries()
 	}
 	if s.cache == nil {
-		of := lim.OfSeries()
-		s.cache = newSeriesCache(&of, partitions, t.series)
+		s.cache = newSeriesCache(&ofSeries, partitions, t.series)
 	}
 	return *s
 }
