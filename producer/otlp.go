@@ -148,10 +148,10 @@ func (q *request) walkTranslated() error {
 		err := q.addToPart(payload, nil, meta)
 		return q.split.refused(), err
 	})
-	if err == nil {
-		q.split.learn()
+	if err != nil {
+		return err
 	}
-	return err
+	return q.split.learn()
 }
 
 // eachTranslated calls add with each series, and counts the data points for which the number of refused series that it
@@ -159,9 +159,11 @@ func (q *request) walkTranslated() error {
 func (q *request) eachTranslated(add func(payload []byte, meta *schema.SeriesV2) (refused int, err error)) error {
 	t := &q.otlp
 	start, before, point := 0, 0, int32(0)
+	meta := schema.SeriesV2{HasMeta: true}
 	for i := range t.series {
 		s := &t.series[i]
-		refused, err := add(t.payloads[start:s.end], &schema.SeriesV2{Metadata: t.metas[s.meta], HasMeta: true})
+		meta.Metadata = t.metas[s.meta]
+		refused, err := add(t.payloads[start:s.end], &meta)
 		if err != nil {
 			return err
 		}

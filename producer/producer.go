@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sluice/internal/ha"
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/web"
@@ -38,7 +39,8 @@ type Producer struct {
 	budget     budget
 	tenants    tenants
 	rejects    rejects
-	pool       sync.Pool // of *request
+	tracker    *ha.Tracker // nil: no HA pairs
+	pool       sync.Pool   // of *request
 	headers    []log.Header
 	headersV2  []log.Header
 	started    time.Time

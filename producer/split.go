@@ -69,17 +69,22 @@ func (q *request) walkSplit(body []byte, version string) error {
 	if err := cut(body); err != nil {
 		return err
 	}
-	q.split.learn()
-	return nil
+	return q.split.learn()
 }
 
-// learn lets the caches of the parts learn.
-func (s *split) learn() {
+// learn decides what waits for an election and lets the caches of the parts learn.
+func (s *split) learn() error {
 	for _, p := range s.order {
+		if p.err == nil && len(p.ha.waiting) > 0 {
+			if err := p.elect(p.state.cache); err != nil {
+				return err
+			}
+		}
 		if c := p.state.cache; c != nil && p.err == nil {
 			p.defined = c.learn(p.learned, p.clock, p.defined)
 		}
 	}
+	return nil
 }
 
 // refused counts the series refused so far, when it is called after each of them.
@@ -146,12 +151,20 @@ func (q *request) addToPart(payload, raw []byte, v2 *schema.SeriesV2) error {
 	} else {
 		err = add()
 	}
-	var se *schema.Error
-	if errors.As(err, &se) && se.ID == schema.ErrSeriesPerRequest { // concerns this tenant only
-		to.fail(err)
-		return nil
+	if err != nil {
+		return to.failAlone(err)
 	}
-	return err
+	return nil
+}
+
+// failAlone refuses the part as a whole if the error concerns its tenant only; else it returns it, and the whole request fails.
+func (p *part) failAlone(err error) error {
+	var se *schema.Error
+	if !errors.As(err, &se) || se.ID != schema.ErrSeriesPerRequest {
+		return err
+	}
+	p.fail(err)
+	return nil
 }
 
 // partOf returns the part that a series belongs to, and the series as it is to be written there. nil means that the series was refused.
@@ -257,10 +270,11 @@ func (q *request) commitSplit(ctx context.Context) error {
 	for _, p := range q.split.order {
 		if p.err == nil {
 			p.acknowledged()
-			sum.samples += p.accepted.samples
-			sum.histograms += p.accepted.histograms
-			sum.exemplars += p.accepted.exemplars
+			sum = sum.plus(p.accepted).plus(p.dropped).plus(p.ha.dropped)
 			p.count()
+			if p.request != q { // one answer tells of all of them
+				q.ha.add(&p.ha)
+			}
 			p.err = p.refused.err()
 		}
 		answer = graver(answer, p.err, p.tenant)

@@ -17,14 +17,14 @@ type tenantState struct {
 	histograms *rate.Limiter
 	requests   *rate.Limiter
 
-	samples *meter // written, histograms included
-	pushes  *meter // requests seen
+	rates *rates
 
 	shard     schema.Shard
 	shardN    int32 // what shard was made for
 	shardSize int
 
 	cache *seriesCache // nil: records of version 1
+	ha    *haGroups    // nil: the tenant has no HA pairs
 
 	lastUsed time.Time
 }
@@ -56,7 +56,7 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 				break
 			}
 		}
-		s = &tenantState{key: []byte(tenant), samples: &meter{}, pushes: &meter{}}
+		s = &tenantState{key: []byte(tenant), rates: &rates{}}
 		t.states[tenant] = s
 	}
 	s.lastUsed = now
@@ -69,6 +69,7 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 		s.shardN, s.shardSize = partitions, lim.PartitionShardSize
 		s.forgetSeries()
 	}
+	s.adjustHA(lim)
 	if t.series == nil {
 		return *s
 	}
