@@ -12,6 +12,14 @@ import (
 // commit writes what was accepted and then says what was refused: a bad series never costs a good one. The sender's going
 // away does not stop it half-way.
 func (q *request) commit(ctx context.Context, limitRate bool) error {
+	if err := q.store(ctx, limitRate); err != nil {
+		return err
+	}
+	return q.refused.err()
+}
+
+// store writes what was accepted. An error means that nothing counts as written.
+func (q *request) store(ctx context.Context, limitRate bool) error {
 	if limitRate {
 		if err := q.allowSamples(); err != nil {
 			return err
@@ -24,7 +32,7 @@ func (q *request) commit(ctx context.Context, limitRate bool) error {
 	// not take it for lost.
 	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
 	q.count()
-	return q.refused.err()
+	return nil
 }
 
 // allowSamples takes what was accepted out of the tenant's rates.

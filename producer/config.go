@@ -34,9 +34,9 @@ type Config struct {
 	// number of its series, say. May be nil. It is called for GET /api/v1/user_limits only.
 	Usage func(tenant schema.Tenant) map[string]float64
 
-	// SortLabels accepts series with unsorted labels by sorting them, as Prometheus' own receiver does. The protocol obliges
-	// senders to sort, so the default is to refuse.
-	SortLabels bool
+	// RefuseUnsorted refuses series with unsorted labels. The protocol obliges senders to sort; Prometheus' own receiver sorts
+	// for those that do not, and so do we by default.
+	RefuseUnsorted bool
 }
 
 // Validate fills in defaults and refuses what cannot be meant.
@@ -98,4 +98,9 @@ func (c *Config) Validate() error {
 // series or of its symbols.
 func (c *Config) largestRequest() int64 {
 	return c.MaxBodyBytes + 2*c.MaxDecodedBytes + seriesIndexFactor*maxRawSeries + 64*maxSymbols
+}
+
+// maxOTLPTree is what an OTLP request may take when decoded: what one request may hold, less what it holds beside.
+func (c *Config) maxOTLPTree() int64 {
+	return c.MaxInflightBytes - c.MaxBodyBytes - 2*c.MaxDecodedBytes
 }

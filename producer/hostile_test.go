@@ -246,7 +246,7 @@ func FuzzPush(f *testing.F) {
 	f.Add([]byte("\x0a\x10\x0a\x0e\x0a\x08__name__\x12\x02up\x22\x02\x42\x00"), false)
 	f.Add([]byte("\x8a\x80\x80\x80\x10\x02\x0a\x00"), false)
 	f.Add([]byte("\x12\x03\x0a\x01\x01\x0a\x00"), false)
-	x := newFixture(f, Config{SortLabels: true}, "default: {creation_grace_period: 0s, max_label_names_per_series: 7}", 3)
+	x := newFixture(f, Config{}, "default: {creation_grace_period: 0s, max_label_names_per_series: 7}", 3)
 	f.Fuzz(func(t *testing.T, body []byte, v2 bool) {
 		x.log.reset()
 		headers := []string{"Content-Type", "application/x-protobuf"}

@@ -125,10 +125,10 @@ func TestEachLimit(t *testing.T) {
 		"reject_old_samples, longer": {"past_grace_period: Nms, reject_old_samples: true", 5000, func(n int) *prompb.WriteRequest {
 			return request1(withSamples(series("__name__", "up"), at(now-int64(n))))
 		}, 400, schema.ErrTooFarInPast, "past_grace_period of 5s"},
-		"ingestion_burst_size":            {"ingestion_rate: 1, ingestion_burst_size: N", 5, nSamples, 429, schema.ErrIngestionRate, "more than ingestion_burst_size allows at once (5)"},
-		"ingestion_burst_factor":          {"ingestion_rate: 2.5, ingestion_burst_size: 99, ingestion_burst_factor: 2", 5, nSamples, 429, schema.ErrIngestionRate, "more than ingestion_burst_factor allows at once (5)"},
-		"ingestion_rate":                  {"ingestion_rate: 0.5", 5, nSamples, 429, schema.ErrIngestionRate, "allows at once (5)"},
-		"native_histogram_ingestion_rate": {"native_histogram_ingestion_rate: 1, native_histogram_ingestion_burst_size: N", 3, nHistograms, 429, schema.ErrHistogramRate, "4 native histograms, more than native_histogram_ingestion_burst_size"},
+		"ingestion_burst_size":            {"ingestion_rate: 1, ingestion_burst_size: N", 5, nSamples, 413, schema.ErrIngestionRate, "more than ingestion_burst_size allows at once (5)"},
+		"ingestion_burst_factor":          {"ingestion_rate: 2.5, ingestion_burst_size: 99, ingestion_burst_factor: 2", 5, nSamples, 413, schema.ErrIngestionRate, "more than ingestion_burst_factor allows at once (5)"},
+		"ingestion_rate":                  {"ingestion_rate: 0.5", 5, nSamples, 413, schema.ErrIngestionRate, "allows at once (5)"},
+		"native_histogram_ingestion_rate": {"native_histogram_ingestion_rate: 1, native_histogram_ingestion_burst_size: N", 3, nHistograms, 413, schema.ErrHistogramRate, "4 native histograms, more than native_histogram_ingestion_burst_size"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bothVersions(t, func(t *testing.T, cfg Config) {
@@ -143,7 +143,7 @@ func TestEachLimit(t *testing.T) {
 							require.Positive(t, testutil.ToFloat64(f.metrics.rejected.WithLabelValues("team-a", string(tc.id))))
 							continue
 						}
-						if round == 1 && tc.status == 429 {
+						if round == 1 && tc.status == 429 || tc.status == 413 {
 							break // there is nothing left of the burst
 						}
 						require.Equal(t, 204, w.Code, "%d of %d: %s", n, tc.bound, w.Body.String())
@@ -314,10 +314,11 @@ func tenSeriesKeys(t *testing.T, f *fixture) map[seriesKey]bool {
 	return keys
 }
 
-// Labels that are not in order or there twice are refused before any rule sees them; with SortLabels they are sorted first.
+// Labels that are there twice are refused before any rule sees them; unsorted ones are refused or sorted first, as it is configured.
 func TestRelabelOfBadLabels(t *testing.T) {
 	rules := "default: {metric_relabel_configs: [{action: labelmap, regex: 'm_(.*)', replacement: '$1'}], drop_labels: [z]}"
 	bothVersions(t, func(t *testing.T, cfg Config) {
+		cfg.RefuseUnsorted = true
 		f := newFixture(t, cfg, rules, 2)
 		bad := func(id schema.ErrorID, pairs ...string) {
 			t.Helper()
@@ -336,7 +337,7 @@ func TestRelabelOfBadLabels(t *testing.T) {
 		require.Equal(t, 204, f.push(t, request1(withSamples(series("z", "alone"), one(1)))).Code, "nothing is left of it: dropped")
 		require.Empty(t, f.log.records())
 
-		cfg.SortLabels = true
+		cfg.RefuseUnsorted = false
 		f = newFixture(t, cfg, rules, 2)
 		require.Equal(t, 204, f.push(t, request1(withSamples(series("m_b", "1", "empty", "", "a", "2", "__name__", "up"), one(1)))).Code)
 		require.Equal(t, []string{`up{a="2", b="1", m_b="1"}`}, written1(t, f))

@@ -32,9 +32,13 @@ func (q *request) refuseMetadata(why func() string) {
 	}
 }
 
-// addSeriesMetadata does the same for what a 2.0 series says of its metric, once per request and family.
+// addSeriesMetadata does the same for what a 2.0 series says of its metric, once per request and family. Only OTLP names the
+// family.
 func (q *request) addSeriesMetadata(v2 *schema.SeriesV2) error {
 	q.meta = v2.Metadata
+	if len(q.meta.Name) > 0 {
+		return q.putMetadata()
+	}
 	for i := range q.series.Labels {
 		if string(q.series.Labels[i].Name) == metricName {
 			q.meta.Name = schema.FamilyOf(q.series.Labels[i].Value, q.meta.Type)

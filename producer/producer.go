@@ -1,4 +1,4 @@
-// Package producer is the write path: in come remote-write requests of versions 1.0 and 2.0, out go records for the
+// Package producer is the write path: in come remote-write requests of versions 1.0 and 2.0 and metrics by OTLP, out go records for the
 // partitions of the samples topic, acknowledged by the log before the sender gets its answer. It also writes the ticks by
 // which log time advances. It keeps no samples of its own and never reads what it has written.
 //
@@ -70,13 +70,16 @@ func New(cfg Config, l log.Log, inUse InUse, lim *limits.Limits, tenancy web.Ten
 }
 
 // Register mounts the endpoints that senders know: those of Cortex and Mimir, of Cortex before 1.0, of Prometheus and of
-// Thanos, which do the same; and what a tenant may ask about its own writing.
+// Thanos, which do the same; those of Mimir and of Prometheus for OTLP; and what a tenant may ask about its own writing.
 func (p *Producer) Register(mux *http.ServeMux) {
 	for _, path := range []string{"/api/v1/push", "/api/prom/push", "/api/v1/write", "/api/v1/receive"} {
 		mux.HandleFunc(path, p.serve)
 	}
 	mux.HandleFunc("GET /api/v1/user_limits", p.serveLimits)
 	mux.HandleFunc("GET /api/v1/rejects", p.serveRejects)
+	for _, path := range []string{"/otlp/v1/metrics", "/api/v1/otlp/v1/metrics"} {
+		mux.HandleFunc(path, p.serveOTLP)
+	}
 }
 
 // Run keeps the number of partitions up to date and writes a tick into each partition every Config.TickInterval, until ctx

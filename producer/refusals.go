@@ -56,6 +56,14 @@ func (r *refusals) add(id schema.ErrorID, n int) (first *refusal) {
 // err returns the answer to a request with refusals, nil if there are none that fail it. Its ID is that of the first one,
 // which therefore comes last in the sentence.
 func (r *refusals) err() error {
+	if e := r.explain(r.series, r.total, "series"); e != nil {
+		return e
+	}
+	return nil
+}
+
+// explain is err with what is counted.
+func (r *refusals) explain(n, total int, what string) *schema.Error {
 	var first *refusal
 	var others strings.Builder
 	reasons := 0
@@ -72,6 +80,6 @@ func (r *refusals) err() error {
 	if first == nil {
 		return nil
 	}
-	return schema.NewError(first.id, http.StatusBadRequest, "%d of %d series were refused, wholly or in part: %s%s",
-		r.series, r.total, others.String(), first.text())
+	return schema.NewError(first.id, http.StatusBadRequest, "%d of %d %s were refused, wholly or in part: %s%s",
+		n, total, what, others.String(), first.text())
 }

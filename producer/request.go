@@ -25,6 +25,7 @@ type request struct {
 
 	bodyBuf, body      []byte // as received
 	decodeBuf, decoded []byte
+	inflaters          inflaters
 
 	series  schema.Series
 	v2      schema.RequestV2
@@ -41,6 +42,10 @@ type request struct {
 	words   [2][]byte      // scratch space
 	learned []learned      // series that the cache does not know
 	defined []*knownSeries // series whose definition is in the records
+
+	otlp          translation
+	dataPoints    int // of an OTLP request
+	pointsRefused int // of them, wholly or in part
 
 	buffers     []buffer // of the records
 	used        int      // buffers in use
@@ -106,6 +111,8 @@ func (p *Producer) release(q *request) {
 	q.state, q.limits = tenantState{}, nil
 	clear(q.defined)
 	q.defined, q.learned = q.defined[:0], q.learned[:0]
+	q.otlp.reset()
+	q.dataPoints, q.pointsRefused = 0, 0
 	q.accepted, q.dropped, q.written = written{}, written{}, written{}
 	q.ha.reset()
 	q.refused.reset()
@@ -115,6 +122,7 @@ func (p *Producer) release(q *request) {
 // memory is about what q keeps allocated.
 func (q *request) memory() int {
 	n := cap(q.rewriter.text) + cap(q.bodyBuf) + cap(q.decodeBuf) + cap(q.scratch) + cap(q.hash) + q.v2.Cap() + 16*len(q.said)
+	n += q.inflaters.memory() + q.otlp.memory()
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
 	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()

@@ -175,8 +175,8 @@ func allow(l *rate.Limiter, n int, now time.Time, id schema.ErrorID, what, rateN
 	if l == nil || n == 0 || l.AllowN(now, n) {
 		return nil
 	}
-	if n > l.Burst() { // no Retry-After: it will never fit
-		return schema.NewError(id, http.StatusTooManyRequests,
+	if n > l.Burst() { // not 429: senders that retry on that would for ever
+		return schema.NewError(id, http.StatusRequestEntityTooLarge,
 			"this one request has %d %s, more than %s allows at once (%d): send smaller requests", n, what, burstName, l.Burst())
 	}
 	e := schema.NewError(id, http.StatusTooManyRequests,

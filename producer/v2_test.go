@@ -153,7 +153,7 @@ func TestV2Written(t *testing.T) {
 
 	f = newFixture(t, Config{}, "default: {ingestion_rate: 1, ingestion_burst_size: 1}", 2)
 	w = f.push2(t, build())
-	requireRefused(t, w, 429, schema.ErrIngestionRate)
+	requireRefused(t, w, 413, schema.ErrIngestionRate)
 	requireWritten(t, w, 0, 0, 0)
 
 	w = f.post([]byte("not snappy"), "Content-Type", contentTypeV2)

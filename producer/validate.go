@@ -108,7 +108,7 @@ func goodLabels(labels []schema.Label, ascii bool, lim *schema.Limits) bool {
 	return named && (lim.MaxLabelsSizeBytes == 0 || size <= lim.MaxLabelsSizeBytes)
 }
 
-// mendLabels drops labels without a value, which to Prometheus are no labels, sorts if it may, and finds out what else is
+// mendLabels drops labels without a value, which to Prometheus are no labels, sorts unless it must not, and finds out what else is
 // wrong with the labels of q.series; id is empty if nothing is.
 func (q *request) mendLabels() (id schema.ErrorID, message string) {
 	if id, message = q.tidyLabels(); id != "" {
@@ -142,7 +142,7 @@ func (q *request) tidyLabels() (id schema.ErrorID, message string) {
 	if len(q.labels) == 0 {
 		return schema.ErrNoLabels, "series has no labels with a value"
 	}
-	if q.p.cfg.SortLabels {
+	if !q.p.cfg.RefuseUnsorted {
 		slices.SortStableFunc(q.labels, func(a, b schema.Label) int { return bytes.Compare(a.Name, b.Name) })
 	}
 	q.series.Labels = q.labels

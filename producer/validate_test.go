@@ -85,7 +85,7 @@ func TestRefusals(t *testing.T) {
 		"order: sort over name": {labels("b", "1", "a", "1"), schema.ErrLabelsNotSorted, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, Config{}, testLimits, 3)
+			f := newFixture(t, Config{RefuseUnsorted: true}, testLimits, 3)
 			before := withSamples(series("__name__", "neighbour", "i", "1"), one(1))
 			after := withSamples(series("__name__", "neighbour", "i", "2"), one(2))
 			w := f.push(t, request1(before, tc.series, after))
@@ -202,7 +202,7 @@ func TestEmptyValuesAreDropped(t *testing.T) {
 }
 
 func TestSortLabels(t *testing.T) {
-	f := newFixture(t, Config{SortLabels: true}, "", 3)
+	f := newFixture(t, Config{}, "", 3)
 	w := f.push(t, request1(withSamples(series("z", "1", "a", "2", "__name__", "up"), one(1))))
 	require.Equal(t, 204, w.Code, w.Body.String())
 	require.Equal(t, []prompb.TimeSeries{withSamples(series("__name__", "up", "a", "2", "z", "1"), one(1))}, f.log.content(t).Timeseries)

@@ -21,8 +21,13 @@ func (q *request) walk(body []byte, version string) error {
 	if version == version2 {
 		cut = q.walkV2
 	}
+	return q.cached(func() error { return cut(body) })
+}
+
+// cached walks with the cache of series at hand, if there is one, and lets it learn.
+func (q *request) cached(cut func() error) error {
 	c := q.state.cache
-	err := q.locked(c, func() error { return cut(body) })
+	err := q.locked(c, cut)
 	if err == nil && len(q.ha.waiting) > 0 {
 		err = q.elect(c)
 	}

@@ -48,6 +48,10 @@ const (
 	ErrSamplesAndHistograms ErrorID = "err-sluice-samples-and-histograms"
 	ErrTooManyHAClusters    ErrorID = "err-sluice-too-many-ha-clusters"
 
+	// One data point of OTLP.
+	ErrOTLPTemporality ErrorID = "err-sluice-otlp-temporality"
+	ErrOTLPDataPoint   ErrorID = "err-sluice-otlp-data-point-invalid"
+
 	// Rates and overload.
 	ErrIngestionRate ErrorID = "err-sluice-ingestion-rate"
 	ErrHistogramRate ErrorID = "err-sluice-native-histogram-ingestion-rate"
@@ -76,6 +80,7 @@ func ErrorIDs() []ErrorID {
 		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,
 		ErrHistogramInvalid, ErrHistogramBuckets, ErrHistogramSize, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
 		ErrTooManyHAClusters,
+		ErrOTLPTemporality, ErrOTLPDataPoint,
 		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}

@@ -51,6 +51,16 @@ type Limits struct {
 	HAReplicaLabel           string         `yaml:"ha_replica_label"` // tells the two apart; it is taken off their series
 	HAMaxClusters            int            `yaml:"ha_max_clusters"`
 	HATrackerFailoverTimeout model.Duration `yaml:"ha_tracker_failover_timeout"` // silence after which the other one is elected; MinHAFailover or more
+
+	// How OTLP becomes series.
+	OTelTranslationStrategy                  string  `yaml:"otel_translation_strategy"`    // Prometheus' names; empty = escaping, suffixes by the next
+	OTelMetricSuffixesEnabled                bool    `yaml:"otel_metric_suffixes_enabled"` // _total and the unit behind metric names
+	PromoteOTelResourceAttributes            CSVList `yaml:"promote_otel_resource_attributes"`
+	OTelKeepIdentifyingResourceAttributes    bool    `yaml:"otel_keep_identifying_resource_attributes"` // in target_info
+	OTelConvertHistogramsToNHCB              bool    `yaml:"otel_convert_histograms_to_nhcb"`           // instead of _bucket, _sum and _count
+	OTelPromoteScopeMetadata                 bool    `yaml:"otel_promote_scope_metadata"`               // as labels otel_scope_…
+	OTelLabelNameUnderscoreSanitization      bool    `yaml:"otel_label_name_underscore_sanitization"`   // key_ before names that begin with _
+	OTelLabelNamePreserveMultipleUnderscores bool    `yaml:"otel_label_name_preserve_multiple_underscores"`
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -70,6 +80,10 @@ func DefaultLimits() Limits {
 		HAReplicaLabel:             "__replica__",
 		HAMaxClusters:              100,
 		HATrackerFailoverTimeout:   model.Duration(30 * time.Second),
+
+		OTelMetricSuffixesEnabled:                true,
+		OTelLabelNameUnderscoreSanitization:      true,
+		OTelLabelNamePreserveMultipleUnderscores: true,
 	}
 }
 
@@ -116,7 +130,10 @@ func (l *Limits) Validate() error {
 	if f := l.IngestionBurstFactor; f != 0 && f < 1 {
 		return fmt.Errorf("ingestion_burst_factor is %v, must be at least 1, or 0 for ingestion_burst_size to count", f)
 	}
-	return l.validateHA()
+	if err := l.validateHA(); err != nil {
+		return err
+	}
+	return l.validateOTel()
 }
 
 // MaxAge returns how old a sample may be and the YAML name of the limit that says so; 0 = any age.
@@ -147,5 +164,8 @@ func (l *Limits) OfSeries() Limits {
 	s.CreationGracePeriod, s.PastGracePeriod, s.RejectOldSamples, s.RejectOldSamplesMaxAge = 0, 0, false, 0
 	s.MaxExemplars, s.BlocksRetentionPeriod = 0, 0
 	s.HAMaxClusters, s.HATrackerFailoverTimeout = 0, 0
+	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
+	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
+	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false
 	return s
 }
