@@ -36,8 +36,7 @@ func logCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "seal", Usage: "end the live generations, so that everything so far becomes blocks",
-				Flags: append(storageFlags(),
-					&cli.StringFlag{Name: "url", Value: "http://127.0.0.1:9009", Usage: "a running producer; not needed with Kafka"},
+				Flags: append(join(storageFlags(), urlFlags("a running producer; not needed with Kafka")),
 					&cli.BoolFlag{Name: "wait", Usage: "return when the blocks are in the bucket"}),
 				Action: seal,
 			},
@@ -107,7 +106,7 @@ func seal(c *cli.Context) error {
 		if err != nil {
 			return fmt.Errorf("--url: %w", err)
 		}
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := askURL(c, req)
 		if err != nil {
 			return fmt.Errorf("ask the running process to seal: %w", err)
 		}
@@ -333,7 +332,7 @@ func dumpPartition(c *cli.Context, l log.Log, p int32) (err error) {
 func readyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "ready", Usage: "exit with 0 if a running process is ready, for health checks of containers",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "url", Value: "http://127.0.0.1:9009", Usage: "the process to ask"}},
+		Flags: urlFlags("the process to ask"),
 		Action: func(c *cli.Context) error {
 			ctx, cancel := context.WithTimeout(c.Context, 5*time.Second)
 			defer cancel()
@@ -341,7 +340,7 @@ func readyCommand() *cli.Command {
 			if err != nil {
 				return fmt.Errorf("--url: %w", err)
 			}
-			resp, err := http.DefaultClient.Do(req)
+			resp, err := askURL(c, req)
 			if err != nil {
 				return err
 			}

@@ -44,6 +44,7 @@ import (
 
 	"sluice/compactor"
 	"sluice/consumer"
+	"sluice/internal/auth"
 	"sluice/internal/bucket"
 	"sluice/internal/catalog"
 	"sluice/internal/fetch"
@@ -70,7 +71,7 @@ func main() {
 func app() *cli.App {
 	stage := func(name, usage string, flags ...[]cli.Flag) *cli.Command {
 		return &cli.Command{
-			Name: name, Usage: usage, Flags: join(append([][]cli.Flag{storageFlags(), serverFlags()}, flags...)...),
+			Name: name, Usage: usage, Flags: join(append([][]cli.Flag{storageFlags(), serverFlags(), gatewayFlags()}, flags...)...),
 			Action: func(c *cli.Context) error { return runStages(c, name) },
 		}
 	}
@@ -83,18 +84,19 @@ func app() *cli.App {
 		Commands: []*cli.Command{
 			{
 				Name: "all", Usage: "run every stage in one process",
-				Flags: join(storageFlags(), serverFlags(), producerFlags(), generationFlags(), consumerFlags(), compactorFlags(), readerFlags(), selfFlags()),
+				Flags: join(storageFlags(), serverFlags(), gatewayFlags(), producerFlags(), tenancyWriteFlags(), generationFlags(), consumerFlags(), compactorFlags(), readerFlags(), tenancyReadFlags(), selfFlags()),
 				Action: func(c *cli.Context) error {
 					return runStages(c, "producer", "consumer", "compactor", "reader", "self-monitoring")
 				},
 			},
-			stage("producer", "take remote_write requests and write them to the log", producerFlags(), generationFlags()),
+			stage("producer", "take remote_write requests and write them to the log", producerFlags(), tenancyWriteFlags(), generationFlags()),
 			stage("consumer", "turn the log into heads, and heads into blocks in the bucket", consumerFlags()),
 			stage("compactor", "merge blocks and delete what is old", compactorFlags()),
-			stage("reader", "answer PromQL and remote_read", readerFlags()),
+			stage("reader", "answer PromQL and remote_read", readerFlags(), tenancyReadFlags()),
 			logCommand(),
 			checkCommand(),
 			readyCommand(),
+			authCommand(),
 			benchCommand(),
 			explainCommand(),
 		},
@@ -128,9 +130,11 @@ type process struct {
 	catalog   *catalog.Catalog
 	directory *members.Directory
 	limits    *limits.Limits
+	auth      *auth.Auth
 	tenancy   web.Tenancy
 	instance  string
-	advertise string
+	advertise string // host:port
+	scheme    string // under which it is served, http or https
 	mux       *http.ServeMux
 
 	producer *producer.Producer // those that run here
@@ -155,21 +159,25 @@ func runStages(c *cli.Context, stages ...string) (err error) {
 	}
 	p := &process{
 		cli: c, logger: logger, reg: prometheus.NewRegistry(), mux: http.NewServeMux(),
-		tenancy: web.Tenancy{Required: c.Bool("tenancy.required")},
 	}
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if p.instance, err = instance(c); err != nil {
 		return err
 	}
 
+	if err := p.openGateway(stages); err != nil {
+		return err
+	}
+
 	// The port first: an address that is taken is found out before anything else is touched.
-	server := web.New(web.Config{Listen: c.String("http.listen")}, p.mux, logger)
+	server := web.New(web.Config{Listen: c.String("http.listen"), WebConfig: c.String("web.config-file")}, p.gateway(), logger)
 	if err := server.Listen(); err != nil {
 		return err
 	}
 	if p.advertise = c.String("http.advertise"); p.advertise == "" {
 		p.advertise = server.Addr()
 	}
+	p.scheme = server.Scheme()
 	// The log next, for everything else agrees through it; it is closed last, so that what is under way can be acked.
 	if p.log, err = openLog(c, logger, p.reg, false); err != nil {
 		return err
@@ -185,8 +193,20 @@ func runStages(c *cli.Context, stages ...string) (err error) {
 	p.catalog = catalog.New(p.log, logger, p.reg)
 	p.directory = members.NewDirectory(p.log, logger)
 	p.running = []task{
-		{"log", p.log.Run}, {"limits", p.limits.Run}, {"catalogue", p.catalog.Run}, {"members", p.directory.Run},
+		{"auth", p.auth.Run}, {"log", p.log.Run}, {"limits", p.limits.Run}, {"catalogue", p.catalog.Run}, {"members", p.directory.Run},
 	}
+	if err := p.build(stages); err != nil {
+		return err
+	}
+	logger.Info("sluice is starting", "stages", stages, "listen", server.Addr(), "instance", p.instance, "bucket", p.bucket.Name())
+	if p.producer != nil && p.reader != nil {
+		printWelcome(os.Stdout, p.scheme+"://"+server.Addr())
+	}
+	return p.run(c.Context, server)
+}
+
+// build makes the stages and mounts what they serve.
+func (p *process) build(stages []string) error {
 	builders := map[string]func() error{
 		"producer": p.buildProducer, "consumer": p.buildConsumer, "compactor": p.buildCompactor, "reader": p.buildReader,
 		"self-monitoring": p.buildSelfMonitoring,
@@ -198,11 +218,7 @@ func runStages(c *cli.Context, stages ...string) (err error) {
 	}
 	p.mountFetch()
 	p.mountCommon()
-	logger.Info("sluice is starting", "stages", stages, "listen", server.Addr(), "instance", p.instance, "bucket", p.bucket.Name())
-	if p.producer != nil && p.reader != nil {
-		printWelcome(os.Stdout, server.Addr())
-	}
-	return p.run(c.Context, server)
+	return nil
 }
 
 // run runs every task. When ctx ends the port closes first and requests under way finish, while the stages still work
@@ -279,6 +295,8 @@ func (p *process) buildProducer() (err error) {
 		TickInterval:     p.cli.Duration("producer.tick-interval"),
 		RecordVersion:    p.cli.Int("producer.record-version"),
 		MaxKnownSeries:   p.cli.Int64("producer.max-known-series"),
+		TenantLabel:      p.cli.String("tenancy.label"),
+		StripTenantLabel: p.cli.Bool("tenancy.label-strip"),
 		Generation: schema.Generation{
 			Length:    p.cli.Duration("consumer.generation").Milliseconds(),
 			MaxBytes:  p.cli.Int64("consumer.max-generation-bytes"),
@@ -323,7 +341,7 @@ func (p *process) buildConsumer() (err error) {
 		return err
 	}
 	p.consumer, err = consumer.New(consumer.Config{
-		InstanceID: p.instance, Advertise: p.advertise, Scratch: dataPath(p.cli, "scratch", "consumer"),
+		InstanceID: p.instance, Advertise: p.address(), Scratch: dataPath(p.cli, "scratch", "consumer"),
 		Zone: p.cli.String("consumer.zone"), SessionTimeout: p.cli.Duration("consumer.session-timeout"),
 		Ordinal: ordinal, Count: count,
 		RetainShipped: p.cli.Duration("consumer.retain-shipped"),
@@ -359,12 +377,15 @@ func (p *process) buildCompactor() error {
 }
 
 func (p *process) buildReader() (err error) {
-	client := &http.Client{Transport: fetch.NewTransport()}
+	client, err := p.peers()
+	if err != nil {
+		return err
+	}
 	dial := func(m members.Member) fetch.Source {
 		if p.consumer != nil && m.ID == p.instance {
 			return p.consumer // in this very process: no detour over the network
 		}
-		return fetch.NewClient("http://"+m.Addr, client, 0)
+		return fetch.NewClient(m.Addr, client, 0)
 	}
 	p.reader, err = reader.New(reader.Config{
 		Store:        store.Config{CacheBytes: p.cli.Int64("reader.cache-bytes")},
@@ -372,7 +393,7 @@ func (p *process) buildReader() (err error) {
 		MaxSamples:   p.cli.Int("reader.max-samples"),
 		Version:      version(),
 		InstanceID:   p.instance,
-		Advertise:    p.advertise,
+		Advertise:    p.address(),
 	}, p.log, p.catalog, p.bucket, p.directory, dial, p.tenancy, p.logger, p.reg)
 	if err != nil {
 		return err

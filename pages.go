@@ -17,20 +17,20 @@ import (
 )
 
 // printWelcome says what one can do now, where a person looks first.
-func printWelcome(w io.Writer, addr string) {
+func printWelcome(w io.Writer, base string) {
 	fmt.Fprintf(w, `
 Sluice is up. Its own metrics are in already; try
 
-    curl 'http://%[1]s/prometheus/api/v1/query?query=up'
+    curl '%[1]s/prometheus/api/v1/query?query=up'
 
 Send it a Prometheus' samples (prometheus.yml):
 
     remote_write:
-      - url: http://%[1]s/api/v1/push
+      - url: %[1]s/api/v1/push
 
-Grafana: a Prometheus data source with the URL http://%[1]s/prometheus
+Grafana: a Prometheus data source with the URL %[1]s/prometheus
 
-`, addr)
+`, base)
 }
 
 // serveIndex lists what this process serves.
@@ -38,10 +38,10 @@ func (p *process) serveIndex(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprintln(w, "Sluice")
 	if p.producer != nil {
-		fmt.Fprintf(w, "\nremote_write:\n  - url: http://%s/api/v1/push\n", r.Host)
+		fmt.Fprintf(w, "\nremote_write:\n  - url: %s://%s/api/v1/push\n", p.scheme, r.Host)
 	}
 	if p.reader != nil {
-		fmt.Fprintf(w, "\nGrafana's Prometheus data source: http://%s/prometheus\n", r.Host)
+		fmt.Fprintf(w, "\nGrafana's Prometheus data source: %s://%s/prometheus\n", p.scheme, r.Host)
 	}
 	if p.producer != nil {
 		fmt.Fprintln(w, "\n/distributor/ha_tracker")

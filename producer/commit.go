@@ -12,6 +12,9 @@ import (
 // commit writes what was accepted and then says what was refused: a bad series never costs a good one. The sender's going
 // away does not stop it half-way.
 func (q *request) commit(ctx context.Context, limitRate bool) error {
+	if q.split != nil {
+		return q.commitSplit(ctx)
+	}
 	if err := q.store(ctx, limitRate); err != nil {
 		return err
 	}
@@ -50,12 +53,27 @@ func (q *request) allowSamples() error {
 	return err
 }
 
+// allowRequest takes one request out of the tenant's rate.
+func (q *request) allowRequest() error {
+	return allow(q.state.requests, 1, q.now, schema.ErrRequestRate, "requests", "request_rate", "request_burst_size")
+}
+
 // append makes the records durable.
 func (q *request) append(ctx context.Context) error {
 	if q.used == 0 {
 		q.acknowledged() // what is remembered as dropped needs no record
 		return nil
 	}
+	q.encode()
+	if err := q.p.write(ctx, q.recs); err != nil {
+		return err
+	}
+	q.acknowledged()
+	return nil
+}
+
+// encode makes records of the buffers.
+func (q *request) encode() {
 	for i := range q.buffers[:q.used] {
 		b := &q.buffers[i]
 		if c := q.state.cache; c != nil {
@@ -65,15 +83,18 @@ func (q *request) append(ctx context.Context) error {
 		}
 		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headers})
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), q.p.cfg.AppendTimeout)
+}
+
+// write makes records durable.
+func (p *Producer) write(ctx context.Context, recs []log.Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.AppendTimeout)
 	defer cancel()
-	err := q.p.log.Append(ctx, log.TopicSamples, q.recs)
+	err := p.log.Append(ctx, log.TopicSamples, recs)
 	switch {
 	case err == nil:
-		q.acknowledged()
 		return nil
 	case errors.Is(err, log.ErrUnknownPartition): // a topic that is made anew has none of our definitions
-		q.p.tenants.forgetDefinitions()
+		p.tenants.forgetDefinitions()
 	case errors.Is(err, log.ErrOverloaded):
 		return schema.Unavailable(schema.ErrOverloaded, err, "the log is slower than its writers")
 	case errors.Is(err, log.ErrClosed):

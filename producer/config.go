@@ -3,6 +3,7 @@ package producer
 import (
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"sluice/schema"
 )
@@ -26,6 +27,10 @@ type Config struct {
 	// RecordVersion is the version of the records that are written: 2 (default) carries labels once and then refs, 1 with every
 	// sample.
 	RecordVersion int
+	// TenantLabel is the label whose value is the tenant of a series; empty = all of a request are the request's tenant's.
+	TenantLabel      string
+	StripTenantLabel bool // and it is taken off the series
+
 	// MaxKnownSeries bounds the series that are remembered, by which records of version 2 become small and cheap: some 60
 	// bytes each. Above it series are written with their labels every time. Default 5 million.
 	MaxKnownSeries int64
@@ -78,6 +83,9 @@ func (c *Config) Validate() error {
 	}
 	if c.RecordVersion != schema.RecordV1 && c.RecordVersion != schema.RecordV2 {
 		return fmt.Errorf("record version is %d, want 1 or 2", c.RecordVersion)
+	}
+	if !utf8.ValidString(c.TenantLabel) || c.TenantLabel == metricName {
+		return fmt.Errorf("the tenant cannot be named by the label %q", c.TenantLabel)
 	}
 	if c.MaxKnownSeries < 0 {
 		return fmt.Errorf("max known series is %d, must not be negative", c.MaxKnownSeries)

@@ -105,8 +105,8 @@ func (q *request) receive(r *http.Request, f format, unknown error) error {
 	if err = q.begin(r.Context(), tenant); err != nil {
 		return err
 	}
-	err = allow(q.state.requests, 1, q.now, schema.ErrRequestRate, "requests", "request_rate", "request_burst_size")
-	if err == nil {
+	q.splitBy(r.Context())
+	if err = q.allowRequest(); err == nil {
 		err = q.read(r, f.encoding)
 	}
 	if err != nil {

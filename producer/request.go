@@ -16,6 +16,7 @@ const maxPooledBytes = 8 << 20
 type request struct {
 	p      *Producer
 	tenant schema.Tenant
+	split  *split // nil unless the series name their tenants
 	limits *schema.Limits
 	state  tenantState
 	now    time.Time
@@ -98,6 +99,10 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 
 // release gives back what q holds and keeps its memory for the next request, unless that is a lot.
 func (p *Producer) release(q *request) {
+	if q.split != nil {
+		q.split.release(p)
+		q.split = nil
+	}
 	p.budget.used.Add(-q.held)
 	if q.memory() > maxPooledBytes {
 		return

@@ -17,6 +17,9 @@ const (
 
 // walk puts a decoded request of one of the versions into records.
 func (q *request) walk(body []byte, version string) error {
+	if q.split != nil {
+		return q.walkSplit(body, version)
+	}
 	cut := q.walkV1
 	if version == version2 {
 		cut = q.walkV2
@@ -69,6 +72,11 @@ func (q *request) walkV1(body []byte) error {
 			return err
 		}
 	}
+	return checkFields(fields, body)
+}
+
+// checkFields refuses a body that is something else than a WriteRequest.
+func checkFields(fields int, body []byte) error {
 	switch {
 	case fields > 0 || len(body) == 0:
 		return nil

@@ -13,17 +13,7 @@ const maxSymbols = 1 << 20
 
 // walkV2 cuts a Request of remote write 2.0 into its series and puts the valid ones into records, as walkV1 does.
 func (q *request) walkV2(body []byte) error {
-	if err := q.v2.Reset(body, maxSymbols); err != nil {
-		if errors.Is(err, schema.ErrTooManySymbols) {
-			return schema.NewError(schema.ErrBodyTooLarge, http.StatusRequestEntityTooLarge, "the request has more than %d symbols", maxSymbols)
-		}
-		return undecodable(err)
-	}
-	if q.v2.LooksLikeV1() {
-		return schema.NewError(schema.ErrDecode, http.StatusBadRequest,
-			"the body is a remote write 1.0 request, the content type says 2.0: it has to have proto=prometheus.WriteRequest")
-	}
-	if err := q.hold(int64(q.v2.Cap() + 16*len(q.v2.Symbols()))); err != nil {
+	if err := q.openV2(body); err != nil {
 		return err
 	}
 	q.hashes = grow(q.hashes, len(q.v2.Symbols()))
@@ -59,6 +49,21 @@ func (q *request) walkV2(body []byte) error {
 			return err
 		}
 	}
+}
+
+// openV2 starts the walk over a Request.
+func (q *request) openV2(body []byte) error {
+	if err := q.v2.Reset(body, maxSymbols); err != nil {
+		if errors.Is(err, schema.ErrTooManySymbols) {
+			return schema.NewError(schema.ErrBodyTooLarge, http.StatusRequestEntityTooLarge, "the request has more than %d symbols", maxSymbols)
+		}
+		return undecodable(err)
+	}
+	if q.v2.LooksLikeV1() {
+		return schema.NewError(schema.ErrDecode, http.StatusBadRequest,
+			"the body is a remote write 1.0 request, the content type says 2.0: it has to have proto=prometheus.WriteRequest")
+	}
+	return q.hold(int64(q.v2.Cap() + 16*len(q.v2.Symbols())))
 }
 
 // symbolKey is the key of a 2.0 series in the cache, made of the hashes of its symbols, each of which is hashed once per

@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
+
+	"sluice/schema"
 )
 
 // ExemplarQuerier returns a querier of the exemplars that the consumers hold; blocks have none.
@@ -17,7 +19,14 @@ func (r *Reader) ExemplarQuerier(ctx context.Context) (storage.ExemplarQuerier, 
 	if err != nil {
 		return nil, err
 	}
-	return &exemplarQuerier{ctx: ctx, query: &query{reader: r, opts: opts}}, nil
+	var members []*exemplarQuerier
+	for _, o := range opts.each() {
+		members = append(members, &exemplarQuerier{ctx: ctx, query: &query{reader: r, opts: o}})
+	}
+	if len(members) == 1 {
+		return members[0], nil
+	}
+	return federatedExemplars{members}, nil
 }
 
 type exemplarQuerier struct {
@@ -66,19 +75,10 @@ func (r *Reader) metadata(ctx context.Context, metric string) (map[string][]meta
 	if err != nil {
 		return nil, err
 	}
-	q := &query{reader: r, opts: &options{tenant: opts.tenant, partial: true}}
-	got, err := ask(ctx, q, question[map[string][]metadata.Metadata]{
-		put: func(ctx context.Context, s *source) (map[string][]metadata.Metadata, error) {
-			return s.src.Metadata(ctx, opts.tenant, metric)
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
 	all := map[string][]metadata.Metadata{}
-	for _, a := range got.answers {
-		for name, ms := range a {
-			all[name] = append(all[name], ms...)
+	for _, o := range opts.each() {
+		if err := r.metadataOf(ctx, o.tenant, metric, all); err != nil {
+			return nil, err
 		}
 	}
 	for name, ms := range all {
@@ -87,5 +87,24 @@ func (r *Reader) metadata(ctx context.Context, metric string) (map[string][]meta
 		})
 		all[name] = slices.Compact(ms)
 	}
-	return all, got.close()
+	return all, nil
+}
+
+// metadataOf adds what the members know of a tenant to all.
+func (r *Reader) metadataOf(ctx context.Context, tenant schema.Tenant, metric string, all map[string][]metadata.Metadata) error {
+	q := &query{reader: r, opts: &options{tenant: tenant, partial: true}}
+	got, err := ask(ctx, q, question[map[string][]metadata.Metadata]{
+		put: func(ctx context.Context, s *source) (map[string][]metadata.Metadata, error) {
+			return s.src.Metadata(ctx, tenant, metric)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range got.answers {
+		for name, ms := range a {
+			all[name] = append(all[name], ms...)
+		}
+	}
+	return got.close()
 }

@@ -65,16 +65,18 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 			respondError(out, req, err)
 			return
 		}
-		ctx := web.WithTenant(withOptions(req.Context(), opts), opts.tenant)
-		serve.ServeHTTP(out, req.WithContext(ctx))
+		serve.ServeHTTP(out, req.WithContext(withOptions(req.Context(), opts)))
 	})
 }
 
 // prepare fills in opts from the request and checks its PromQL.
 func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options, promql string) error {
-	var err error
-	if opts.tenant, err = r.tenancy.Tenant(req); err != nil {
+	tenants, err := r.tenancy.Tenants(req)
+	if err != nil {
 		return err
+	}
+	if opts.tenant = tenants[0]; len(tenants) > 1 {
+		opts.tenant, opts.tenants = "", tenants
 	}
 	switch c := req.Header.Get(consistencyHeader); c {
 	case "", consistencyWeak:
@@ -189,6 +191,8 @@ func respondError(w http.ResponseWriter, req *http.Request, err error) {
 	switch {
 	case se.ID == schema.ErrNoTenant:
 		kind = "unauthorized"
+	case se.Status == http.StatusForbidden:
+		kind = "forbidden"
 	case se.Status == http.StatusServiceUnavailable:
 		kind = "unavailable"
 	case se.Status >= 500:

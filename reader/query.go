@@ -19,11 +19,13 @@ import (
 // options are how a caller wants to be answered. They travel in the context.
 type options struct {
 	tenant  schema.Tenant
-	strong  bool // see everything that was acknowledged before the query, even if no consumer has applied it yet
-	partial bool // a part of the answer, with a warning, instead of an error
+	tenants []schema.Tenant // two or more: the query is about them, and tenant is empty
+	strong  bool            // see everything that was acknowledged before the query, even if no consumer has applied it yet
+	partial bool            // a part of the answer, with a warning, instead of an error
 
 	mu      sync.Mutex
 	failure *schema.Error // the first one; decides status and Retry-After
+	whole   *options      // of the query over several tenants that this is a part of
 }
 
 type optionsKey struct{}
@@ -45,6 +47,10 @@ func optionsFrom(ctx context.Context) (*options, error) {
 }
 
 func (o *options) note(err *schema.Error) {
+	if o.whole != nil {
+		o.whole.note(err)
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failure == nil {
@@ -123,6 +129,9 @@ func (q *querier) start(ctx context.Context) (*query, error) {
 		opts, err := optionsFrom(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if opts.tenant == "" {
+			return nil, errors.New("query of several tenants without federation")
 		}
 		q.query = &query{reader: q.reader, opts: opts}
 	}
@@ -332,8 +341,8 @@ func (p *primedSet) Next() bool {
 }
 
 // chunkQuerier gives the same as chunks.
-type chunkQuerier struct{ *querier }
+type chunkQuerier struct{ storage.Querier }
 
 func (q chunkQuerier) Select(ctx context.Context, sorted bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.ChunkSeriesSet {
-	return storage.NewSeriesSetToChunkSet(q.querier.Select(ctx, sorted, hints, ms...))
+	return storage.NewSeriesSetToChunkSet(q.Querier.Select(ctx, sorted, hints, ms...))
 }

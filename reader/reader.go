@@ -201,12 +201,16 @@ func (r *Reader) Ready() error {
 	return nil
 }
 
-// Querier returns a querier for [mint, maxt] (ms, both inclusive). It takes the tenant from the context of its first call.
+// Querier returns a querier for [mint, maxt] (ms, both inclusive). It takes the tenant, or the tenants, from the context of its first call.
 func (r *Reader) Querier(mint, maxt int64) (storage.Querier, error) {
+	if r.tenancy.MaxFederated > 0 {
+		return &federated{reader: r, mint: mint, maxt: maxt}, nil
+	}
 	return &querier{reader: r, mint: mint, maxt: maxt}, nil
 }
 
 // ChunkQuerier is Querier with the samples as chunks.
 func (r *Reader) ChunkQuerier(mint, maxt int64) (storage.ChunkQuerier, error) {
-	return chunkQuerier{&querier{reader: r, mint: mint, maxt: maxt}}, nil
+	q, err := r.Querier(mint, maxt)
+	return chunkQuerier{q}, err
 }

@@ -14,6 +14,15 @@ const (
 	ErrNoTenant      ErrorID = "err-sluice-no-tenant"
 	ErrTenantInvalid ErrorID = "err-sluice-tenant-invalid"
 
+	// Who asks, and for which tenants.
+	ErrUnauthorized    ErrorID = "err-sluice-unauthorized"
+	ErrAuthBusy        ErrorID = "err-sluice-auth-busy"
+	ErrForbidden       ErrorID = "err-sluice-forbidden"
+	ErrTenantForbidden ErrorID = "err-sluice-tenant-forbidden"
+	ErrTenantRequired  ErrorID = "err-sluice-tenant-required"
+	ErrTenantsPerQuery ErrorID = "err-sluice-max-tenants-per-query"
+	ErrTenantsPerWrite ErrorID = "err-sluice-max-tenants-per-request"
+
 	// The request as a whole.
 	ErrMethod           ErrorID = "err-sluice-method-not-allowed"
 	ErrContentType      ErrorID = "err-sluice-content-type"
@@ -75,6 +84,7 @@ const (
 func ErrorIDs() []ErrorID {
 	return []ErrorID{
 		ErrNoTenant, ErrTenantInvalid,
+		ErrUnauthorized, ErrAuthBusy, ErrForbidden, ErrTenantForbidden, ErrTenantRequired, ErrTenantsPerQuery, ErrTenantsPerWrite,
 		ErrMethod, ErrContentType, ErrContentEncoding, ErrBodyTooLarge, ErrBodyUnreadable, ErrDecompress, ErrDecode, ErrRecordTooLarge, ErrSeriesPerRequest,
 		ErrNoLabels, ErrMissingMetricName, ErrMetricNameInvalid, ErrLabelNameInvalid, ErrLabelValueInvalid, ErrLabelNameTooLong,
 		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,

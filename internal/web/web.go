@@ -14,12 +14,15 @@ import (
 	"strings"
 	"time"
 
+	exporterweb "github.com/prometheus/exporter-toolkit/web"
+
 	"sluice/schema"
 )
 
 // Config of a Server.
 type Config struct {
-	Listen string // host:port
+	Listen    string // host:port
+	WebConfig string // file of Prometheus' kind with TLS, read again when it changes; empty = plain HTTP
 }
 
 // Server serves a handler until its context ends.
@@ -28,6 +31,7 @@ type Server struct {
 	handler http.Handler
 	logger  *slog.Logger
 	ln      net.Listener
+	tls     bool // after Listen
 }
 
 // New makes a server; Listen or Run opens the port.
@@ -39,6 +43,9 @@ func New(cfg Config, handler http.Handler, logger *slog.Logger) *Server {
 func (s *Server) Listen() error {
 	if s.ln != nil {
 		return nil
+	}
+	if err := s.readTLS(); err != nil {
+		return err
 	}
 	ln, err := net.Listen("tcp", s.cfg.Listen)
 	if err != nil {
@@ -68,7 +75,9 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(s.ln) }()
+	go func() {
+		done <- exporterweb.Serve(s.ln, srv, &exporterweb.FlagConfig{WebConfigFile: &s.cfg.WebConfig}, s.logger)
+	}()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve %s: %w", s.cfg.Listen, err)
@@ -81,38 +90,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	<-done
 	return ctx.Err()
-}
-
-// Tenancy says where the tenant of a request comes from.
-type Tenancy struct {
-	Required bool // a request without the header is refused instead of being Anonymous'
-}
-
-// Tenant returns the tenant that r names in X-Scope-OrgID.
-func (t Tenancy) Tenant(r *http.Request) (schema.Tenant, error) {
-	values := r.Header.Values(schema.TenantHeader)
-	switch {
-	case len(values) > 1:
-		return "", schema.NewError(schema.ErrTenantInvalid, http.StatusBadRequest, "%d %s headers, must be one", len(values), schema.TenantHeader)
-	case len(values) == 0 && !t.Required:
-		return schema.Anonymous, nil
-	case len(values) == 0:
-		return schema.ParseTenant("")
-	}
-	return schema.ParseTenant(values[0])
-}
-
-type tenantKey struct{}
-
-// WithTenant returns a context that carries the tenant.
-func WithTenant(ctx context.Context, t schema.Tenant) context.Context {
-	return context.WithValue(ctx, tenantKey{}, t)
-}
-
-// TenantFrom returns the tenant that WithTenant put into ctx.
-func TenantFrom(ctx context.Context) (schema.Tenant, bool) {
-	t, ok := ctx.Value(tenantKey{}).(schema.Tenant)
-	return t, ok
 }
 
 // StatusClientClosedRequest is the status nobody sees: the client has gone. It keeps such requests out of the 5xx.
