@@ -31,12 +31,14 @@ func (q *request) store(ctx context.Context, limitRate bool) error {
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	// What the tenant's own rules drop, and what another replica is elected for, is dealt with as it should be: a sender must
-	// not take it for lost.
-	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
+	q.written = q.handled()
 	q.count()
 	return nil
 }
+
+// handled is what the sender is told to be written. What the tenant's own rules drop, and what another replica is elected for,
+// is dealt with as it should be: a sender must not take it for lost.
+func (q *request) handled() written { return q.accepted.plus(q.dropped).plus(q.ha.dropped) }
 
 // allowSamples takes what was accepted out of the tenant's rates.
 func (q *request) allowSamples() error {

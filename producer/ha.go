@@ -289,6 +289,14 @@ func (q *request) walkWaiting() error {
 	return nil
 }
 
+// tell takes over what another part of the request was deduplicated, for the answer.
+func (h *haRequest) tell(part *haRequest) {
+	h.dropped = h.dropped.plus(part.dropped)
+	if h.example == (ha.Candidate{}) {
+		h.example = part.example
+	}
+}
+
 // answer tells the sender what was not written, which is as it should be.
 func (h *haRequest) answer(w http.ResponseWriter, status int) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

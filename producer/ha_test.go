@@ -251,6 +251,35 @@ func TestPairsAndRelabelling(t *testing.T) {
 	})
 }
 
+// TestPairsOfManyTenants: a stream that is split by a label has pairs in each part.
+func TestPairsOfManyTenants(t *testing.T) {
+	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
+		cfg.TenantLabel, cfg.StripTenantLabel = "tenant", true
+		f := newHAFixture(t, cfg, haLimits)
+		batch := func(replicas map[string]string) (all []prompb.TimeSeries) {
+			for i := range 5 {
+				for _, tenant := range []string{"one", "two"} {
+					all = append(all, withSamples(series("__name__", "up", "__replica__", replicas[tenant], "cluster", "eu", "i", fmt.Sprint(i), "tenant", tenant), f.sample(1)))
+				}
+			}
+			return all
+		}
+		for range 2 {
+			require.Equal(t, 204, send(t, f, batch(map[string]string{"one": "a", "two": "b"})).Code)
+			_, samples := f.names(t)
+			require.Equal(t, 10, samples)
+			w := send(t, f, batch(map[string]string{"one": "a", "two": "a"}))
+			require.Equal(t, 202, w.Code, w.Body)
+			require.Contains(t, w.Body.String(), "deduplicated: 5 samples are not written, replica \"a\" of HA cluster \"eu\"")
+			if len(w.Header()[headerSamplesWritten]) > 0 {
+				require.Equal(t, "10", w.Header().Get(headerSamplesWritten))
+			}
+			_, samples = f.names(t)
+			require.Equal(t, 5, samples)
+		}
+	})
+}
+
 // TestWithoutPairs: a tenant that does not accept pairs gets its series as they are, and other labels can be chosen.
 func TestWithoutPairs(t *testing.T) {
 	eachVersion(t, func(t *testing.T, cfg Config, send sender) {

@@ -67,8 +67,11 @@ func (q *request) walkSplit(body []byte, version string) error {
 		return err
 	}
 	for _, p := range q.split.order {
-		if c := p.state.cache; c != nil && p.err == nil {
-			p.defined = c.learn(p.learned, p.clock, p.defined)
+		if p.err != nil {
+			continue
+		}
+		if err := p.settle(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -239,15 +242,16 @@ func (q *request) commitSplit(ctx context.Context) error {
 	for _, p := range q.split.order {
 		if p.err == nil {
 			p.acknowledged()
-			sum.samples += p.accepted.samples
-			sum.histograms += p.accepted.histograms
-			sum.exemplars += p.accepted.exemplars
+			sum = sum.plus(p.handled())
 			p.count()
 			p.err = p.refused.err()
 		}
 		answer = graver(answer, p.err, p.tenant)
 	}
 	q.written = sum
+	for _, p := range q.split.order[1:] {
+		q.ha.tell(&p.ha)
+	}
 	return answer
 }
 
