@@ -56,7 +56,11 @@ func BenchmarkWalkV1(b *testing.B) {
 }
 
 func benchHandler(b *testing.B, body []byte, contentType string) {
-	f := newFixture(b, Config{}, "", 16)
+	benchHandlerWith(b, Config{}, body, contentType)
+}
+
+func benchHandlerWith(b *testing.B, cfg Config, body []byte, contentType string) {
+	f := newFixture(b, cfg, "", 16)
 	f.log.discard = true
 	packed := snappy.Encode(nil, body)
 	rd := bytes.NewReader(packed)

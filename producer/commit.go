@@ -122,7 +122,8 @@ func (q *request) count() {
 	if n := q.ha.dropped.samples + q.ha.dropped.histograms; n > 0 {
 		m.deduplicate(q.tenant, n)
 	}
-	q.state.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	q.state.rates.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	q.state.rates.histograms.add(q.accepted.histograms, q.now)
 	if n := q.dropped.samples + q.dropped.histograms; n > 0 {
 		m.drop(q.tenant, n)
 	}

@@ -289,11 +289,11 @@ func (q *request) walkWaiting() error {
 	return nil
 }
 
-// tell takes over what another part of the request was deduplicated, for the answer.
-func (h *haRequest) tell(part *haRequest) {
-	h.dropped = h.dropped.plus(part.dropped)
+// add takes over what another part of the request has not written.
+func (h *haRequest) add(o *haRequest) {
+	h.dropped = h.dropped.plus(o.dropped)
 	if h.example == (ha.Candidate{}) {
-		h.example = part.example
+		h.example = o.example
 	}
 }
 

@@ -87,7 +87,7 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.tenant, q.limits, q.now = tenant, q.p.limits.For(tenant), q.p.now()
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
-	q.state.pushes.add(1, q.now)
+	q.state.rates.requests.add(1, q.now)
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
 	q.ha.begin(ctx, q)
 	if int(n) > cap(q.open) {

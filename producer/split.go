@@ -132,12 +132,20 @@ func (q *request) addToPart(payload, raw []byte, v2 *schema.SeriesV2) error {
 	} else {
 		err = add()
 	}
-	var se *schema.Error
-	if errors.As(err, &se) && se.ID == schema.ErrSeriesPerRequest { // concerns this tenant only
-		to.fail(err)
-		return nil
+	if err != nil {
+		return to.failAlone(err)
 	}
-	return err
+	return nil
+}
+
+// failAlone refuses the part as a whole if the error concerns its tenant only; else it returns it, and the whole request fails.
+func (p *part) failAlone(err error) error {
+	var se *schema.Error
+	if !errors.As(err, &se) || se.ID != schema.ErrSeriesPerRequest {
+		return err
+	}
+	p.fail(err)
+	return nil
 }
 
 // partOf returns the part that a series belongs to, and the series as it is to be written there. nil means that the series was refused.
@@ -244,14 +252,14 @@ func (q *request) commitSplit(ctx context.Context) error {
 			p.acknowledged()
 			sum = sum.plus(p.handled())
 			p.count()
+			if p.request != q { // one answer tells of all of them
+				q.ha.add(&p.ha)
+			}
 			p.err = p.refused.err()
 		}
 		answer = graver(answer, p.err, p.tenant)
 	}
 	q.written = sum
-	for _, p := range q.split.order[1:] {
-		q.ha.tell(&p.ha)
-	}
 	return answer
 }
 

@@ -17,8 +17,7 @@ type tenantState struct {
 	histograms *rate.Limiter
 	requests   *rate.Limiter
 
-	samples *meter // written, histograms included
-	pushes  *meter // requests seen
+	rates *rates
 
 	shard     schema.Shard
 	shardN    int32 // what shard was made for
@@ -57,7 +56,7 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 				break
 			}
 		}
-		s = &tenantState{key: []byte(tenant), samples: &meter{}, pushes: &meter{}}
+		s = &tenantState{key: []byte(tenant), rates: &rates{}}
 		t.states[tenant] = s
 	}
 	s.lastUsed = now

@@ -45,13 +45,6 @@ type Limits struct {
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
 
-	// HA pairs: of the replicas of a cluster, which send the same series, one is elected and the others' samples are dropped.
-	AcceptHASamples          bool           `yaml:"accept_ha_samples"`
-	HAClusterLabel           string         `yaml:"ha_cluster_label"` // names the pair
-	HAReplicaLabel           string         `yaml:"ha_replica_label"` // tells the two apart; it is taken off their series
-	HAMaxClusters            int            `yaml:"ha_max_clusters"`
-	HATrackerFailoverTimeout model.Duration `yaml:"ha_tracker_failover_timeout"` // silence after which the other one is elected; MinHAFailover or more
-
 	// How OTLP becomes series.
 	OTelTranslationStrategy                  string  `yaml:"otel_translation_strategy"`    // Prometheus' names; empty = escaping, suffixes by the next
 	OTelMetricSuffixesEnabled                bool    `yaml:"otel_metric_suffixes_enabled"` // _total and the unit behind metric names
@@ -61,6 +54,12 @@ type Limits struct {
 	OTelPromoteScopeMetadata                 bool    `yaml:"otel_promote_scope_metadata"`               // as labels otel_scope_…
 	OTelLabelNameUnderscoreSanitization      bool    `yaml:"otel_label_name_underscore_sanitization"`   // key_ before names that begin with _
 	OTelLabelNamePreserveMultipleUnderscores bool    `yaml:"otel_label_name_preserve_multiple_underscores"`
+	// HA pairs: of the replicas of a cluster, which send the same series, one is elected and the others' samples are dropped.
+	AcceptHASamples          bool           `yaml:"accept_ha_samples"`
+	HAClusterLabel           string         `yaml:"ha_cluster_label"` // names the pair
+	HAReplicaLabel           string         `yaml:"ha_replica_label"` // tells the two apart; it is taken off their series
+	HAMaxClusters            int            `yaml:"ha_max_clusters"`
+	HATrackerFailoverTimeout model.Duration `yaml:"ha_tracker_failover_timeout"` // silence after which the other one is elected; MinHAFailover or more
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -76,14 +75,14 @@ func DefaultLimits() Limits {
 		CreationGracePeriod:        model.Duration(10 * time.Minute),
 		RejectOldSamplesMaxAge:     model.Duration(14 * 24 * time.Hour),
 		MaxExemplars:               10_000,
-		HAClusterLabel:             "cluster",
-		HAReplicaLabel:             "__replica__",
-		HAMaxClusters:              100,
-		HATrackerFailoverTimeout:   model.Duration(30 * time.Second),
 
 		OTelMetricSuffixesEnabled:                true,
 		OTelLabelNameUnderscoreSanitization:      true,
 		OTelLabelNamePreserveMultipleUnderscores: true,
+		HAClusterLabel:                           "cluster",
+		HAReplicaLabel:                           "__replica__",
+		HAMaxClusters:                            100,
+		HATrackerFailoverTimeout:                 model.Duration(30 * time.Second),
 	}
 }
 
@@ -163,9 +162,9 @@ func (l *Limits) OfSeries() Limits {
 	s.MaxNativeHistogramBuckets, s.MaxNativeHistogramSampleBytes, s.MaxMetadataLength = 0, 0, 0
 	s.CreationGracePeriod, s.PastGracePeriod, s.RejectOldSamples, s.RejectOldSamplesMaxAge = 0, 0, false, 0
 	s.MaxExemplars, s.BlocksRetentionPeriod = 0, 0
-	s.HAMaxClusters, s.HATrackerFailoverTimeout = 0, 0
 	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
 	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
 	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false
+	s.HAMaxClusters, s.HATrackerFailoverTimeout = 0, 0
 	return s
 }
