@@ -43,7 +43,7 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 		hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)
 		partition = q.state.shard.Partition(hash)
 		ref = q.state.cache.next[partition].Add(1) - 1
-		q.learned = append(q.learned, learned{key, partition, ref, q.ha.group})
+		q.learn(learned{key: key, partition: partition, ref: ref})
 	}
 	labels := s.LabelBytes
 	if mended {

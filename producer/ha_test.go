@@ -327,6 +327,39 @@ func TestHALabelsAtTheEdge(t *testing.T) {
 	}
 }
 
+// TestMoreReplicasThanNumbers: a tenant with more replicas than are numbered is slower and nothing else. Clusters that are refused
+// take no numbers.
+func TestMoreReplicasThanNumbers(t *testing.T) {
+	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
+		f := newHAFixture(t, cfg, haLimits)
+		require.Equal(t, 204, send(t, f, f.of("eu", "a", 2)).Code)
+		for i := range 20 {
+			want := 204
+			if i >= 2 {
+				want = 400
+			}
+			require.Equal(t, want, send(t, f, f.of(fmt.Sprint(i), "a", 2)).Code)
+		}
+		groups := f.tenants.states["team-a"].ha
+		require.Len(t, groups.list, 3)
+		groups.bytes = maxGroupBytes
+		f.log.reset()
+		for range 3 {
+			require.Equal(t, 202, send(t, f, f.of("eu", "b", 2)).Code)
+			require.Equal(t, 204, send(t, f, f.of("eu", "a", 2)).Code)
+		}
+		f.advance(30 * time.Second)
+		for range 3 {
+			require.Equal(t, 204, send(t, f, f.of("eu", "b", 2)).Code)
+			require.Equal(t, 202, send(t, f, f.of("eu", "a", 2)).Code)
+		}
+		names, samples := f.names(t)
+		require.Len(t, names, 2)
+		require.Equal(t, 12, samples)
+		require.Len(t, groups.list, 3)
+	})
+}
+
 // TestNoElectionWithoutLog: if nothing can be decided the sender keeps its samples.
 func TestNoElectionWithoutLog(t *testing.T) {
 	f := newFixture(t, Config{AppendTimeout: 10 * time.Millisecond}, haLimits, 4)
