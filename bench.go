@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"sluice/bench/delay"
 	"sluice/bench/loopback"
+	"sluice/bench/shards"
 	"sluice/bench/write"
 )
 
@@ -44,6 +46,14 @@ func benchCommand() *cli.Command {
 					&cli.StringFlag{Name: "dir", Value: "data/bench-write", Usage: "folder for their data, emptied after each"},
 				},
 				Action: benchWrite,
+			},
+			{
+				Name: "shards", Usage: "recommend the partition_shard_size of a tenant: a line for the limits file and what it means, and a line of JSON",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "series", Value: 100_000, Usage: "active series of the tenant"},
+					&cli.IntFlag{Name: "partitions", Value: 52, Usage: "partitions of the samples topic"},
+				},
+				Action: benchShards,
 			},
 			{
 				Name: "cluster", Usage: "run a whole installation on this machine: Kafka, S3, every stage doubled, two zones",
@@ -113,4 +123,16 @@ func benchCluster(c *cli.Context) error {
 		return err
 	}
 	return cluster.Run(c.Context, nil)
+}
+
+func benchShards(c *cli.Context) error {
+	series, partitions := c.Int("series"), c.Int("partitions")
+	if series < 0 || partitions < 1 {
+		return fmt.Errorf("--series=%d --partitions=%d: want none or more and one or more", series, partitions)
+	}
+	s := shards.Recommend(series, partitions)
+	if err := s.Print(c.App.Writer); err != nil {
+		return err
+	}
+	return json.NewEncoder(c.App.Writer).Encode(s)
 }

@@ -84,7 +84,7 @@ func rights() map[string]auth.Right {
 
 		"GET /api/v1/user_limits":     auth.Read,
 		"GET /api/v1/rejects":         auth.Read,
-		"GET /distributor/ha_tracker": auth.Admin, // it shows all tenants
+		"GET /distributor/ha_tracker": auth.Admin, // shows every tenant
 	}
 	for _, prefix := range []string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"} {
 		for _, endpoint := range []string{
