@@ -25,6 +25,9 @@ func (p *Producer) serveLimits(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := limits.All(p.limits.For(tenant))
 	answer["usage"] = p.usage(tenant)
+	if c := p.cardinality; c != nil {
+		_, answer["top_metrics"] = c.table.Usage(tenant, topMetrics)
+	}
 	answer["source"] = p.limits.Source(tenant)
 	writeJSON(w, answer)
 }
@@ -39,6 +42,7 @@ func (p *Producer) usage(tenant schema.Tenant) map[string]float64 {
 	if p.tracker != nil && p.limits.For(tenant).AcceptHASamples {
 		out["ha_max_clusters"] = float64(p.tracker.Clusters(tenant))
 	}
+	p.cardinality.usage(tenant, out)
 	now := p.now()
 	s, ok := p.tenants.peek(tenant)
 	if !ok {
