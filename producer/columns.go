@@ -46,7 +46,7 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 			return err
 		}
 		ref = q.state.cache.next[partition].Add(1) - 1
-		q.learned = append(q.learned, learned{key, partition, ref, q.ha.group})
+		q.learn(learned{key: key, partition: partition, ref: ref})
 	}
 	labels := s.LabelBytes
 	if mended {
