@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"sluice/bench/delay"
 	"sluice/bench/loopback"
+	"sluice/bench/shards"
 	"sluice/bench/write"
 )
 
@@ -37,13 +39,21 @@ func benchCommand() *cli.Command {
 					&cli.IntFlag{Name: "series", Value: 200_000, Usage: "series, of twelve labels and some 340 bytes"},
 					&cli.IntFlag{Name: "scrapes", Value: 21, Usage: "samples of each series; the first is measured apart"},
 					&cli.IntFlag{Name: "per-request", Value: 2000, Usage: "samples in a request"},
-					&cli.IntFlag{Name: "protocol", Value: 1, Usage: "version of remote write, 1 or 2; Debian's peers know 1"},
+					&cli.StringFlag{Name: "protocol", Value: "1", Usage: "version of remote write, 1 or 2, which Debian's peers do not know; or otlp, which Prometheus 3 knows (make bench-write ARGS='--protocol otlp' builds it)"},
 					&cli.IntFlag{Name: "tenants", Usage: "spread the requests over so many tenants; 0 = name none"},
 					&cli.IntFlag{Name: "rounds", Value: 3, Usage: "how often each is measured, in turn"},
 					&cli.IntFlag{Name: "connections", Value: 4, Usage: "requests at a time"},
 					&cli.StringFlag{Name: "dir", Value: "data/bench-write", Usage: "folder for their data, emptied after each"},
 				},
 				Action: benchWrite,
+			},
+			{
+				Name: "shards", Usage: "recommend the partition_shard_size of a tenant: a line for the limits file and what it means, and a line of JSON",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "series", Value: 100_000, Usage: "active series of the tenant"},
+					&cli.IntFlag{Name: "partitions", Value: 52, Usage: "partitions of the samples topic"},
+				},
+				Action: benchShards,
 			},
 			{
 				Name: "cluster", Usage: "run a whole installation on this machine: Kafka, S3, every stage doubled, two zones",
@@ -67,11 +77,12 @@ func benchWrite(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
+	version, known := map[string]int{"1": 1, "2": 2, "otlp": write.ProtocolOTLP}[c.String("protocol")]
 	load := write.Load{
-		Series: c.Int("series"), Scrapes: c.Int("scrapes"), PerRequest: c.Int("per-request"), Tenants: c.Int("tenants"), Version: c.Int("protocol"),
+		Series: c.Int("series"), Scrapes: c.Int("scrapes"), PerRequest: c.Int("per-request"), Tenants: c.Int("tenants"), Version: version,
 	}
-	if load.Series < 1 || load.Scrapes < 2 || load.PerRequest < 1 || load.Tenants < 0 || load.Version != 1 && load.Version != 2 || c.Int("rounds") < 1 || c.Int("connections") < 1 {
-		return errors.New("bench write: want at least one series, two scrapes, one sample a request, one round, one connection, and protocol 1 or 2")
+	if load.Series < 1 || load.Scrapes < 2 || load.PerRequest < 1 || load.Tenants < 0 || !known || c.Int("rounds") < 1 || c.Int("connections") < 1 {
+		return errors.New("bench write: want at least one series, two scrapes, one sample a request, one round, one connection, and protocol 1, 2 or otlp")
 	}
 	all, err := write.Run(c.Context, write.Config{
 		Load: load, Targets: write.Targets(program, load.Version, load.Tenants), Rounds: c.Int("rounds"), Connections: c.Int("connections"), Dir: c.String("dir"),
@@ -113,4 +124,16 @@ func benchCluster(c *cli.Context) error {
 		return err
 	}
 	return cluster.Run(c.Context, nil)
+}
+
+func benchShards(c *cli.Context) error {
+	series, partitions := c.Int("series"), c.Int("partitions")
+	if series < 0 || partitions < 1 {
+		return fmt.Errorf("--series=%d --partitions=%d: want none or more and one or more", series, partitions)
+	}
+	s := shards.Recommend(series, partitions)
+	if err := s.Print(c.App.Writer); err != nil {
+		return err
+	}
+	return json.NewEncoder(c.App.Writer).Encode(s)
 }

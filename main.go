@@ -312,7 +312,7 @@ func (p *process) buildProducer() (err error) {
 	p.producer.Register(p.mux)
 	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
 	p.running = append(p.running, task{"producer", p.producer.Run})
-	return nil
+	return p.buildHA()
 }
 
 // partitionsInUse tells the producer what the topics of blocks and of members say of partitions.

@@ -1,9 +1,12 @@
 package consumer
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"testing"
+	"time"
 
 	"sluice/schema"
 )
@@ -142,4 +145,70 @@ func BenchmarkApplyColumns(b *testing.B) {
 		i++
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/sample")
+}
+
+// BenchmarkGeneration is what a series costs in a generation of two hours with a scrape every 15 s: memory, replay and seal. The
+// rule for partition_shard_size follows from it.
+func BenchmarkGeneration(b *testing.B) {
+	const series, scrapes, perRecord = 20_000, 480, 2000
+	var replay, sealing time.Duration
+	var memory, bytes uint64
+	for b.Loop() {
+		var p partition
+		p.refs = newRefs()
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		h := newHead("a", p.nextHead())
+		var tl tally
+		for scrape := range int64(scrapes) {
+			for from := 0; from < series; from += perRecord {
+				var w schema.RecordWriter
+				for i := from; i < from+perRecord; i++ {
+					if scrape == 0 {
+						w.Define(uint32(i), schema.AppendLabels(nil, benchLabels(i)))
+					}
+					w.Float(uint32(i), 1_000_000_000_000+scrape*15_000, 0, float64(scrape*int64(i%97)))
+				}
+				value := w.Append(nil, 7)
+				began := time.Now()
+				if err := errors.Join(p.columns.Parse(value), p.refs.define("a", &p.columns, 0, &p.scratch)); err != nil {
+					b.Fatal(err)
+				}
+				app := h.appender()
+				err := app.applyColumns(&p.columns, p.refs.of("a", 7), 0, &tl, sinks{})
+				app.close()
+				if replay += time.Since(began); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		memory += after.HeapAlloc - before.HeapAlloc
+		began := time.Now()
+		blocks, err := h.writeBlocks(context.Background(), b.TempDir(), schema.BlockOrigin{Tenant: "a"})
+		if sealing += time.Since(began); err != nil {
+			b.Fatal(err)
+		}
+		for _, blk := range blocks {
+			for _, f := range blk.meta.Thanos.Files {
+				bytes += uint64(f.Size)
+			}
+		}
+	}
+	per := func(what uint64, unit string) { b.ReportMetric(float64(what)/float64(b.N)/series, unit) }
+	per(uint64(replay.Microseconds()), "replay-µs/series")
+	per(uint64(sealing.Microseconds()), "seal-µs/series")
+	per(memory, "heap-B/series")
+	per(bytes, "block-B/series")
+	b.ReportMetric(float64(replay.Nanoseconds())/float64(b.N)/series/scrapes, "replay-ns/sample")
+}
+
+func benchLabels(i int) []schema.Label {
+	lbls := []schema.Label{{Name: []byte("__name__"), Value: []byte("http_request_duration_seconds_bucket")}}
+	for j := range 11 {
+		lbls = append(lbls, schema.Label{Name: fmt.Appendf(nil, "label_%02d", j), Value: fmt.Appendf(nil, "value-%d-%d", j, i>>j)})
+	}
+	return lbls
 }

@@ -43,10 +43,10 @@ func (p *Producer) usage(tenant schema.Tenant) map[string]float64 {
 	now := p.now()
 	s, ok := p.tenants.peek(tenant)
 	if !ok {
-		out["ingestion_rate"], out["request_rate"] = 0, 0
-		return out
+		s.rates = &rates{} // it has not written for long
 	}
-	out["ingestion_rate"], out["request_rate"] = s.samples.perSecond(now), s.pushes.perSecond(now)
+	out["ingestion_rate"], out["request_rate"] = s.rates.samples.perSecond(now), s.rates.requests.perSecond(now)
+	out["native_histogram_ingestion_rate"] = s.rates.histograms.perSecond(now)
 	for name, l := range map[string]*rate.Limiter{
 		"ingestion_burst_size": s.ingestion, "native_histogram_ingestion_burst_size": s.histograms, "request_burst_size": s.requests,
 	} {

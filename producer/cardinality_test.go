@@ -158,15 +158,10 @@ func (c *counting) series() int { return int(c.table.View("team-a").Series) }
 
 const hundred = "default: {max_global_series_per_user: 100}"
 
-func eachVersion(t *testing.T, f func(t *testing.T, version int)) {
-	for _, version := range []int{schema.RecordV1, schema.RecordV2} {
-		t.Run(fmt.Sprint("v", version), func(t *testing.T) { f(t, version) })
-	}
-}
-
 // With one producer the limit is exact, whether the consumers have counted in between or not, and what is there goes on.
 func TestSeriesPerUser(t *testing.T) {
-	eachVersion(t, func(t *testing.T, version int) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		version := cfg.RecordVersion
 		c := newCounting(t)
 		f := c.producer(version, hundred)
 		c.sends(f, some("m", 0, 99), 0, "")
@@ -190,7 +185,8 @@ func TestSeriesPerUser(t *testing.T) {
 
 // A producer that has just started knows the series that others have accepted, and no new one gets past it.
 func TestRestartAtTheLimit(t *testing.T) {
-	eachVersion(t, func(t *testing.T, version int) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		version := cfg.RecordVersion
 		c := newCounting(t)
 		f := c.producer(version, hundred)
 		c.sends(f, some("m", 0, 60), 0, "")
@@ -267,7 +263,8 @@ func TestRoomFor(t *testing.T) {
 }
 
 func TestSeriesPerMetric(t *testing.T) {
-	eachVersion(t, func(t *testing.T, version int) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		version := cfg.RecordVersion
 		c := newCounting(t)
 		f := c.producer(version, "default: {max_global_series_per_metric: 100}")
 		c.sends(f, some("m", 0, 99), 0, "")

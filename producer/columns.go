@@ -23,7 +23,7 @@ func (q *request) addKnown(s *knownSeries) error {
 		return nil
 	}
 	q.checkValues()
-	return q.addColumns(s.partition, s.ref, nil)
+	return q.addColumns(int32(s.partition), s.ref, nil)
 }
 
 // addDefined adds q.series, whose labels were checked and may have been mended, with a definition of its ref. known is what
@@ -35,8 +35,8 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 	}
 	var partition int32
 	var ref uint32
-	if known != nil {
-		partition, ref = known.partition, known.ref
+	if known != nil && known.partition != unplaced {
+		partition, ref = int32(known.partition), known.ref
 		q.defined = append(q.defined, known)
 	} else {
 		var hash uint64
@@ -46,7 +46,7 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 			return err
 		}
 		ref = q.state.cache.next[partition].Add(1) - 1
-		q.learned = append(q.learned, learned{key, partition, ref})
+		q.learned = append(q.learned, learned{key, partition, ref, q.ha.group})
 	}
 	labels := s.LabelBytes
 	if mended {

@@ -31,8 +31,9 @@ func (q *request) store(ctx context.Context, limitRate bool) error {
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	// What the tenant's own rules drop is dealt with as it should be: a sender must not take it for lost.
-	q.written = q.accepted.plus(q.dropped)
+	// What the tenant's own rules drop, and what another replica is elected for, is dealt with as it should be: a sender must
+	// not take it for lost.
+	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
 	q.count()
 	return nil
 }
@@ -114,7 +115,11 @@ func (q *request) count() {
 		bytes += len(q.buffers[i].b)
 	}
 	m.recordBytes.Add(float64(bytes))
-	q.state.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	if n := q.ha.dropped.samples + q.ha.dropped.histograms; n > 0 {
+		m.deduplicate(q.tenant, n)
+	}
+	q.state.rates.samples.add(q.accepted.samples+q.accepted.histograms, q.now)
+	q.state.rates.histograms.add(q.accepted.histograms, q.now)
 	if n := q.dropped.samples + q.dropped.histograms; n > 0 {
 		m.drop(q.tenant, n)
 	}

@@ -47,7 +47,10 @@ func (p *Producer) serve(w http.ResponseWriter, r *http.Request) {
 		h.Set(headerExemplarsWritten, strconv.Itoa(q.written.exemplars))
 	}
 	status := http.StatusNoContent
-	if err == nil {
+	if err == nil && q.ha.dropped != (written{}) {
+		status = http.StatusAccepted
+		q.ha.answer(w, status)
+	} else if err == nil {
 		w.WriteHeader(status)
 	} else {
 		status = statusOf(r, err)

@@ -19,13 +19,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/prometheus/model/histogram"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
-	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/stretchr/testify/require"
 
 	"sluice/internal/limits"
-	"sluice/internal/log"
 	"sluice/schema"
 )
 
@@ -176,212 +173,41 @@ func TestHistogramSizes(t *testing.T) {
 	}
 }
 
-const relabelLimits = `
-default:
-  max_label_names_per_series: 3
-  drop_labels: [pod_uid]
-overrides:
-  team-a:
-    metric_relabel_configs:
-      - {source_labels: [__name__], regex: "go_.*", action: drop}
-      - {source_labels: [__name__], regex: "old_(.*)", target_label: __name__, replacement: "new_$1"}
-      - {source_labels: [__meta_tenant_id, job], separator: /, regex: "(.+)/(.+)", target_label: job, replacement: "$1/$2"}
-      - {regex: "tmp_.*", action: labeldrop}
-      - {action: labelkeep, regex: "__name__|job|i|zone|nameless|long"}
-      - {source_labels: [nameless], regex: "y", target_label: __name__, replacement: ""}
-`
-
-// What the rules make of series, through both versions of the record and both of the protocol, when they are met for the first time
-// and when they are known.
-func TestRelabel(t *testing.T) {
-	long := strings.Repeat("x", 3000)
-	sent := []labels.Labels{
-		labels.FromStrings("__name__", "go_gc", "job", "x"),
-		labels.FromStrings("__name__", "old_one", "job", "x", "pod_uid", "1"),
-		labels.FromStrings("__name__", "new_two", "job", "x", "tmp_a", long, "tmp_b", "2", "tmp_c", "3"),
-		labels.FromStrings("__name__", "plain"),
-	}
-	want := []string{"new_one{job=\"team-a/x\"}", "new_two{job=\"team-a/x\"}", "plain{}"}
+// Metadata at the bound, one byte below and one above: a help is cut, a unit refused, and no sample is lost.
+func TestMetadataLengths(t *testing.T) {
 	bothVersions(t, func(t *testing.T, cfg Config) {
-		for _, protocol := range []string{version1, version2} {
-			f := newFixture(t, cfg, relabelLimits, 3)
-			push := func(sent ...labels.Labels) *httptest.ResponseRecorder {
-				b, req := newBuilder(), request1()
-				for _, ls := range sent {
-					b.add(ls).Samples = []writev2.Sample{{Value: 1, Timestamp: testNow.UnixMilli()}}
-					req.Timeseries = append(req.Timeseries, prompb.TimeSeries{Labels: prompb.FromLabels(ls, nil), Samples: []prompb.Sample{one(1)}})
-				}
-				if protocol == version2 {
-					return f.push2(t, b.request())
-				}
-				return f.push(t, req)
+		for n := 9; n <= 11; n++ {
+			f := newFixture(t, cfg, "default: {max_metadata_length: 10, max_label_value_length: 10}", 1)
+			req := request1(withSamples(series("__name__", "up"), one(1)))
+			text := strings.Repeat("x", n)
+			req.Metadata = []prompb.MetricMetadata{
+				{MetricFamilyName: "help", Help: text}, {MetricFamilyName: "unit", Unit: text}, {MetricFamilyName: text, Unit: "s"},
 			}
-			for round := range 3 {
-				f.log.reset()
-				w := push(sent...)
-				require.Equal(t, 204, w.Code, w.Body.String())
-				if protocol == version2 {
-					requireWritten(t, w, 4, 0, 0) // the dropped one is dealt with: the sender must not take it for lost
-				}
-				require.Equal(t, want, written1(t, f))
-				require.InDelta(t, float64(round+1), testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
-				if cfg.RecordVersion == schema.RecordV2 {
-					n, _ := f.log.defs(t)
-					require.Equal(t, map[bool]int{true: 3, false: 0}[round == 0], n)
-					require.EqualValues(t, 4, f.tenants.series.used.Load(), "the dropped one is known as well")
-				}
+			require.Equal(t, 204, f.push(t, req).Code)
+			got := f.log.content(t)
+			require.Len(t, got.Timeseries, 1)
+			want := req.Metadata
+			if n > 10 {
+				want = []prompb.MetricMetadata{{MetricFamilyName: "help", Help: text[:10]}}
 			}
-
-			// What comes out has to be valid.
-			f.log.reset()
-			w := push(labels.FromStrings("__name__", "a", "nameless", "y", "job", "x"), sent[3])
-			requireRefused(t, w, 400, schema.ErrMissingMetricName)
-			w = push(labels.FromStrings("__name__", "a", "long", long))
-			requireRefused(t, w, 400, schema.ErrLabelValueTooLong)
-			w = push(labels.FromStrings("__name__", "a", "i", "1", "job", "2", "zone", "3"))
-			requireRefused(t, w, 400, schema.ErrTooManyLabels)
-			require.Equal(t, []string{"plain{}"}, written1(t, f))
-			require.Zero(t, f.budget.used.Load())
+			require.ElementsMatch(t, want, got.Metadata)
 		}
 	})
 }
 
-// written1 returns the series in the log since the last reset, sorted.
-func written1(t *testing.T, f *fixture) []string {
-	t.Helper()
-	got := f.log.content(t)
-	sortSeries(&got)
-	var out []string
-	for _, ts := range got.Timeseries {
-		var ls []schema.Label
-		for _, l := range ts.Labels {
-			ls = append(ls, schema.Label{Name: []byte(l.Name), Value: []byte(l.Value)})
-		}
-		out = append(out, formatSeries(ls))
-	}
-	return out
-}
-
-// A request of nothing but dropped series writes nothing, and is remembered until it is looked at again.
-func TestRelabelDropsAll(t *testing.T) {
-	f := newFixture(t, Config{}, "default: {metric_relabel_configs: [{source_labels: [i], regex: '.+', action: drop}]}", 3)
+// Requests at the bound of the burst and of the rate.
+func TestRequestRate(t *testing.T) {
+	f := newFixture(t, Config{}, "default: {request_rate: 0.5}", 1)
 	now := testNow
 	f.now = func() time.Time { return now }
-	fresh := func() (n int) {
-		for key := range tenSeriesKeys(t, f) {
-			if s := f.tenants.states["team-a"].cache.find(key); s != nil && s.fresh(f.clock(now)) && s.partition == nowhere {
-				n++
-			}
-		}
-		return n
-	}
-	for range 3 {
+	for range 5 { // ten seconds' worth
 		require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
-		require.Empty(t, f.log.records())
-		require.Equal(t, 10, fresh())
 	}
-	now = testNow.Add(schema.RefLife)
-	require.Zero(t, fresh())
+	requireRefused(t, f.push(t, tenSeries(1)), 429, schema.ErrRequestRate)
+	now = now.Add(2*time.Second - time.Millisecond)
+	requireRefused(t, f.push(t, tenSeries(1)), 429, schema.ErrRequestRate)
+	now = now.Add(time.Millisecond)
 	require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
-	require.Equal(t, 10, fresh(), "looked at again")
-	require.EqualValues(t, 10, f.tenants.series.used.Load())
-	require.InDelta(t, 40, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
-	require.Equal(t, 204, f.push(t, request1(withSamples(series("__name__", "up"), one(1)))).Code)
-	require.Len(t, f.log.content(t).Timeseries, 1)
-
-	var rejects struct {
-		Data struct{ Rejects []rejectedJSON }
-	}
-	f.get(t, "/api/v1/rejects", &rejects)
-	require.Empty(t, rejects.Data.Rejects, "what the rules drop is no fault")
-}
-
-// tenSeriesKeys are the cache's keys of tenSeries.
-func tenSeriesKeys(t *testing.T, f *fixture) map[seriesKey]bool {
-	t.Helper()
-	keys := map[seriesKey]bool{}
-	body, err := tenSeries(1).Marshal()
-	require.NoError(t, err)
-	for rest := body; len(rest) > 0; {
-		field, next, err := schema.NextField(rest)
-		require.NoError(t, err)
-		rest = next
-		var s schema.Series
-		require.NoError(t, s.Cut(field.Payload))
-		keys[f.tenants.states["team-a"].cache.key(s.LabelBytes)] = true
-	}
-	require.Len(t, keys, 10)
-	return keys
-}
-
-// Labels that are there twice are refused before any rule sees them; unsorted ones are refused or sorted first, as it is configured.
-func TestRelabelOfBadLabels(t *testing.T) {
-	rules := "default: {metric_relabel_configs: [{action: labelmap, regex: 'm_(.*)', replacement: '$1'}], drop_labels: [z]}"
-	bothVersions(t, func(t *testing.T, cfg Config) {
-		cfg.RefuseUnsorted = true
-		f := newFixture(t, cfg, rules, 2)
-		bad := func(id schema.ErrorID, pairs ...string) {
-			t.Helper()
-			requireRefused(t, f.push(t, request1(withSamples(series(pairs...), one(1)))), 400, id)
-		}
-		bad(schema.ErrNoLabels)
-		bad(schema.ErrNoLabels, "__name__", "")
-		bad(schema.ErrLabelNameInvalid, "", "x", "__name__", "up")
-		bad(schema.ErrLabelsNotSorted, "b", "1", "a", "2", "__name__", "up")
-		bad(schema.ErrDuplicateLabelNames, "__name__", "up", "a", "1", "a", "2")
-		bad(schema.ErrLabelValueInvalid, "__name__", "up", "a", "\xff")
-		bad(schema.ErrMetricNameInvalid, "__name__", "up\xff")
-		bad(schema.ErrLabelNameInvalid, "__name__", "up", "m_", "mapped to nothing")
-		bad(schema.ErrMissingMetricName, "a", "1")
-		require.Empty(t, f.log.records())
-		require.Equal(t, 204, f.push(t, request1(withSamples(series("z", "alone"), one(1)))).Code, "nothing is left of it: dropped")
-		require.Empty(t, f.log.records())
-
-		cfg.RefuseUnsorted = false
-		f = newFixture(t, cfg, rules, 2)
-		require.Equal(t, 204, f.push(t, request1(withSamples(series("m_b", "1", "empty", "", "a", "2", "__name__", "up"), one(1)))).Code)
-		require.Equal(t, []string{`up{a="2", b="1", m_b="1"}`}, written1(t, f))
-	})
-}
-
-// A rule that makes labels larger than any record has room for costs that series and nothing else.
-func TestRelabelTooLarge(t *testing.T) {
-	bothVersions(t, func(t *testing.T, cfg Config) {
-		f := newFixture(t, cfg, "default: {max_label_value_length: 0, metric_relabel_configs: [{source_labels: [a], regex: '(.+)', target_label: b, replacement: '"+strings.Repeat("$1", 40)+"'}]}", 2)
-		w := f.push(t, request1(
-			withSamples(series("__name__", "up", "a", strings.Repeat("x", 100_000)), one(1)),
-			withSamples(series("__name__", "up", "a", "x"), one(1)),
-		))
-		requireRefused(t, w, 400, schema.ErrRecordTooLarge)
-		require.Equal(t, []string{`up{a="x", b="` + strings.Repeat("x", 40) + `"}`}, written1(t, f))
-	})
-}
-
-// Two series that become one are one in the log, and metadata of 2.0 goes with the new name.
-func TestRelabelTogether(t *testing.T) {
-	bothVersions(t, func(t *testing.T, cfg Config) {
-		f := newFixture(t, cfg, "default: {drop_labels: [pod], metric_relabel_configs: [{source_labels: [__name__], regex: 'a_(.*)', target_label: __name__, replacement: 'b_$1'}]}", 4)
-		for range 2 {
-			b := newBuilder()
-			for i, pod := range []string{"1", "2"} {
-				ts := b.add(labels.FromStrings("__name__", "a_total", "pod", pod))
-				ts.Samples = []writev2.Sample{{Value: float64(i), Timestamp: testNow.UnixMilli() + int64(i)}}
-				ts.Metadata = writev2.Metadata{Type: writev2.Metadata_METRIC_TYPE_COUNTER, HelpRef: b.symbols.Symbolize("Help.")}
-			}
-			require.Equal(t, 204, f.push2(t, b.request()).Code)
-		}
-		got := f.log.content(t)
-		samples := 0
-		for _, ts := range got.Timeseries {
-			require.Equal(t, []prompb.Label{{Name: "__name__", Value: "b_total"}}, ts.Labels)
-			samples += len(ts.Samples)
-		}
-		require.Equal(t, 4, samples)
-		for _, m := range got.Metadata {
-			require.Equal(t, "b_total", m.MetricFamilyName)
-		}
-		require.NotEmpty(t, got.Metadata)
-	})
 }
 
 // The file changes all the time while several senders write: nobody gets anything but what one of its versions says, every
@@ -412,45 +238,32 @@ func TestReloadWhileWriting(t *testing.T) {
 		push := func() int {
 			return f.post(body, "Content-Type", "application/x-protobuf", "Content-Encoding", "snappy", "X-Scope-OrgID", "team-a").Code
 		}
-		const versions = 40
-		stop := make(chan struct{})
-		pushed, statuses := make([]int, 4), make([]int, 4)
-		var senders sync.WaitGroup
-		for i := range pushed {
-			senders.Go(func() {
-				for {
-					if statuses[i] = push(); statuses[i] != 204 {
-						return
-					}
-					pushed[i]++
-					select {
-					case <-stop:
-						return
-					default:
-					}
-				}
-			})
-		}
+		const versions, senders, pushes = 25, 3, 20
 		for i := range versions {
-			version(i)
+			var sending sync.WaitGroup
+			statuses := make([]int, senders)
+			for s := range senders {
+				sending.Go(func() {
+					for range pushes {
+						if statuses[s] = push(); statuses[s] != 204 {
+							return
+						}
+					}
+				})
+			}
+			version(i) // while they write
+			sending.Wait()
+			require.Equal(t, []int{204, 204, 204}, statuses)
 			if i%5 != 4 {
 				require.Eventually(t, func() bool { return lim.For("team-a").RequestRate == float64(1_000_000+i) }, 10*time.Second, time.Millisecond)
 			}
-		}
-		close(stop)
-		senders.Wait()
-		total := 0
-		for i, n := range pushed {
-			require.Equal(t, 204, statuses[i])
-			require.Positive(t, n)
-			total += n
 		}
 		seen, samples := map[string]bool{}, 0
 		for _, ts := range f.log.content(t).Timeseries {
 			seen[ts.Labels[len(ts.Labels)-1].Value] = true
 			samples += len(ts.Samples)
 		}
-		require.Equal(t, total*10, samples)
+		require.Equal(t, versions*senders*pushes*10, samples)
 		require.Subset(t, map[string]bool{"v0": true, "v1": true, "v2": true}, seen)
 		f.log.reset()
 		require.Equal(t, 204, push())
@@ -508,7 +321,7 @@ func TestUserLimits(t *testing.T) {
 	f.get(t, "/api/v1/user_limits", &a)
 	require.Equal(t, answer{
 		10, "10m", []string{"a"},
-		map[string]float64{"ingestion_rate": 0, "request_rate": 0, "max_global_series_per_user": 6}, limits.Source{Class: "team-*"},
+		map[string]float64{"ingestion_rate": 0, "request_rate": 0, "native_histogram_ingestion_rate": 0, "max_global_series_per_user": 6}, limits.Source{Class: "team-*"},
 	}, a, "of a tenant that has not written yet")
 
 	for range 3 {
@@ -517,13 +330,13 @@ func TestUserLimits(t *testing.T) {
 	a = answer{}
 	f.get(t, "/api/v1/user_limits", &a)
 	require.Equal(t, map[string]float64{
-		"ingestion_rate": 0.5, "request_rate": 0.05, "ingestion_burst_size": 70, "request_burst_size": 5, "max_global_series_per_user": 6,
+		"ingestion_rate": 0.5, "request_rate": 0.05, "native_histogram_ingestion_rate": 0, "ingestion_burst_size": 70, "request_burst_size": 5, "max_global_series_per_user": 6,
 	}, a.Usage)
 	now = now.Add(90 * time.Second)
 	a = answer{}
 	f.get(t, "/api/v1/user_limits", &a)
 	require.Equal(t, map[string]float64{
-		"ingestion_rate": 0.25, "request_rate": 0.025, "ingestion_burst_size": 100, "request_burst_size": 8, "max_global_series_per_user": 6,
+		"ingestion_rate": 0.25, "request_rate": 0.025, "native_histogram_ingestion_rate": 0, "ingestion_burst_size": 100, "request_burst_size": 8, "max_global_series_per_user": 6,
 	}, a.Usage)
 
 	f.tenancy.Required = true
@@ -634,16 +447,4 @@ func TestMeter(t *testing.T) {
 	require.InDelta(t, 0.5, m.perSecond(now), 1e-9)
 	now = now.Add(2 * meterWindow)
 	require.Zero(t, m.perSecond(now))
-}
-
-// A full log neither counts as dropped nor as known.
-func TestRelabelWhenTheLogIsAway(t *testing.T) {
-	f := newFixture(t, Config{}, "default: {metric_relabel_configs: [{source_labels: [i], regex: '[0-4]', action: drop}]}", 3)
-	f.log.fail(log.ErrOverloaded)
-	require.Equal(t, 503, f.push(t, tenSeries(1)).Code)
-	require.Zero(t, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")))
-	f.log.fail(nil)
-	require.Equal(t, 204, f.push(t, tenSeries(1)).Code)
-	require.Len(t, f.log.content(t).Timeseries, 5)
-	require.InDelta(t, 5, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
 }

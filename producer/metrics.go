@@ -21,6 +21,7 @@ type metrics struct {
 	recordBytes  prometheus.Counter
 	tickFailures prometheus.Counter
 	partitions   prometheus.Gauge
+	deduplicated *prometheus.CounterVec
 
 	mu      sync.Mutex // guards tenants
 	tenants map[schema.Tenant]bool
@@ -67,6 +68,10 @@ func newMetrics(reg prometheus.Registerer, inflight func() float64) *metrics {
 		records:      counter("sluice_producer_records_total", "Records of samples that the log has acknowledged."),
 		recordBytes:  counter("sluice_producer_record_bytes_total", "Bytes in the values of these records."),
 		tickFailures: counter("sluice_producer_tick_failures_total", "Rounds of ticks that the log did not acknowledge."),
+		deduplicated: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "sluice_producer_ha_deduplicated_samples_total",
+			Help: "Samples and histograms that were not written because another replica of their HA cluster is elected.",
+		}, []string{"tenant"}),
 		partitions: f.NewGauge(prometheus.GaugeOpts{
 			Name: "sluice_producer_partitions",
 			Help: "Partitions of the samples topic that series are spread over.",
@@ -76,6 +81,10 @@ func newMetrics(reg prometheus.Registerer, inflight func() float64) *metrics {
 
 func (m *metrics) reject(tenant schema.Tenant, reason schema.ErrorID, n int) {
 	m.rejected.WithLabelValues(m.label(tenant), string(reason)).Add(float64(n))
+}
+
+func (m *metrics) deduplicate(tenant schema.Tenant, n int) {
+	m.deduplicated.WithLabelValues(m.label(tenant)).Add(float64(n))
 }
 
 func (m *metrics) drop(tenant schema.Tenant, n int) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"sluice/internal/ha"
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/web"
@@ -38,6 +39,7 @@ type Producer struct {
 	budget     budget
 	tenants    tenants
 	rejects    rejects
+	tracker    *ha.Tracker // nil: no HA pairs
 
 	cardinality *cardinality // nil: the limits on series are not kept
 	pool        sync.Pool    // of *request

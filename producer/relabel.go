@@ -21,7 +21,7 @@ const tenantLabel = "__meta_tenant_id"
 type relabeller struct {
 	in   labels.ScratchBuilder
 	work *labels.Builder
-	text []byte // of the labels that came out
+	text []byte // of the labels that came, then of those that came out
 }
 
 // relabels tells whether the tenant has rules for labels.
@@ -42,8 +42,14 @@ func (q *request) relabel() verdict {
 	}
 	r := &q.rewriter
 	r.in.Reset()
+	r.text = r.text[:0]
 	for _, l := range q.series.Labels {
-		r.in.Add(string(l.Name), string(l.Value))
+		r.text = append(append(r.text, l.Name...), l.Value...)
+	}
+	text, before := string(r.text), len(r.text) // one string for all
+	for _, l := range q.series.Labels {
+		r.in.Add(text[:len(l.Name)], text[len(l.Name):len(l.Name)+len(l.Value)])
+		text = text[len(l.Name)+len(l.Value):]
 	}
 	if r.work == nil {
 		r.work = labels.NewBuilder(labels.EmptyLabels())
@@ -55,13 +61,34 @@ func (q *request) relabel() verdict {
 			if !relabel.ProcessBuilder(r.work, rule.Config) {
 				return dropped
 			}
+			if before > largeLabels && r.tooLarge(before) { // before the next rule makes it a multiple again
+				break
+			}
 		}
 		r.work.Del(tenantLabel)
 	}
 	for _, name := range q.limits.DropLabels.Items() {
 		r.work.Del(string(name))
 	}
+	if r.tooLarge(before) {
+		q.refuseParsed(schema.ErrRecordTooLarge, fmt.Sprintf("relabelled, the labels of the series have more than %d bytes, half of a record", maxRawSeries/2))
+		return refused
+	}
 	return q.takeLabels(r.work.Labels())
+}
+
+// largeLabels is how many bytes of labels are looked at after each rule.
+const largeLabels = 4 << 10
+
+// tooLarge tells whether the rules have made labels of before bytes so large that no record may have room for them. With its
+// lengths, each label takes 18 bytes more at most.
+func (r *relabeller) tooLarge(before int) bool {
+	size, n := 0, 0
+	r.work.Range(func(l labels.Label) {
+		size += len(l.Name) + len(l.Value)
+		n += len(l.Name) + len(l.Value) + 18
+	})
+	return n > maxRawSeries/2 && size > before+len(tenantLabel)+schema.MaxTenantLength
 }
 
 // takeLabels makes ls the labels of q.series.
@@ -69,16 +96,8 @@ func (q *request) takeLabels(ls labels.Labels) verdict {
 	if ls.IsEmpty() {
 		return dropped
 	}
-	size, before := 0, 0
+	size := 0
 	ls.Range(func(l labels.Label) { size += len(l.Name) + len(l.Value) })
-	for _, l := range q.series.Labels {
-		before += len(l.Name) + len(l.Value)
-	}
-	// No rule may make a series that no record has room for: with its lengths, each label takes 18 bytes more at most.
-	if n := size + 18*ls.Len(); size > before && n > maxRawSeries/2 {
-		q.refuseParsed(schema.ErrRecordTooLarge, fmt.Sprintf("relabelled, the labels of the series have %d bytes, more than half of a record", n))
-		return refused
-	}
 	r := &q.rewriter
 	r.text = slices.Grow(r.text[:0], size) // so that it does not move below
 	q.labels = q.labels[:0]
@@ -103,9 +122,9 @@ func (q *request) dropUnknown(key seriesKey, known *knownSeries) {
 	q.drop()
 	switch {
 	case q.state.cache == nil:
-	case known != nil:
+	case known != nil && known.partition != unplaced:
 		q.defined = append(q.defined, known)
 	default:
-		q.learned = append(q.learned, learned{key: key, partition: nowhere})
+		q.learned = append(q.learned, learned{key: key, partition: nowhere, group: q.ha.group})
 	}
 }

@@ -57,6 +57,7 @@ type request struct {
 	outReserved int64
 
 	rewriter relabeller // of labels, by the tenant's rules
+	ha       haRequest
 
 	accepted written // what is in the buffers
 	dropped  written // by the tenant's own rules
@@ -87,13 +88,14 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.tenant, q.limits, q.now = tenant, q.p.limits.For(tenant), q.p.now()
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
-	q.state.pushes.add(1, q.now)
+	q.state.rates.requests.add(1, q.now)
 	if q.state.admissions != nil {
 		if err := q.p.cardinality.ready(ctx, q.p.cfg.AppendTimeout); err != nil {
 			return err
 		}
 	}
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
+	q.ha.begin(ctx, q)
 	if int(n) > cap(q.open) {
 		q.open = make([]int32, n)
 	}
@@ -124,6 +126,7 @@ func (p *Producer) release(q *request) {
 	q.otlp.reset()
 	q.dataPoints, q.pointsRefused = 0, 0
 	q.accepted, q.dropped, q.written = written{}, written{}, written{}
+	q.ha.reset()
 	q.refused.reset()
 	p.pool.Put(q)
 }
@@ -134,7 +137,7 @@ func (q *request) memory() int {
 	n += q.inflaters.memory() + q.otlp.memory()
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
-	n += 32*cap(q.learned) + 8*cap(q.admitted) + 8*cap(q.defined) + 16*cap(q.hashes)
+	n += 32*cap(q.learned) + 8*cap(q.admitted) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()
 	for i := range q.buffers[:cap(q.buffers)] {
 		b := &q.buffers[:cap(q.buffers)][i]
 		n += cap(b.b) + b.w.Cap()

@@ -2,6 +2,7 @@ package producer
 
 import (
 	"hash/maphash"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -35,10 +36,12 @@ const pageSeries = 512
 
 type seriesPage [pageSeries]knownSeries
 
-// knownSeries is one series. partition and ref are written before it can be found and never again.
+// knownSeries is one series. Its fields but the atomic ones are written before it can be found; partition and ref, if it
+// is unplaced, once more, by learn.
 type knownSeries struct {
 	key       seriesKey // zero = forgotten
-	partition int32
+	partition int16     // or nowhere, or unplaced
+	group     uint16    // of haGroups; 0 = not of an HA pair
 	ref       uint32
 	defined   atomic.Uint32 // when the last acknowledged definition of it was sent, in seconds of Producer.clock; 0 = never
 	seen      atomic.Uint32 // when it last came, in the same seconds
@@ -101,8 +104,9 @@ func (s *knownSeries) fresh(now uint32) bool {
 // learned is a series that a request met and the cache did not know.
 type learned struct {
 	key       seriesKey
-	partition int32
+	partition int32 // or unplaced
 	ref       uint32
+	group     uint16
 }
 
 // learn remembers new series, as far as there is room, and appends those that it has taken to into: they are defined once
@@ -115,7 +119,15 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 	defer c.mu.Unlock()
 	for i := range fresh {
 		l := &fresh[i]
-		if c.find(l.key) != nil { // another request was faster; ours is defined and used in its own records only
+		if l.partition > math.MaxInt16 { // as many partitions as nobody has: it is defined each time
+			continue
+		}
+		if s := c.find(l.key); s != nil {
+			// Mostly another request was faster; ours is defined and used in its own records only.
+			if s.partition == unplaced && l.partition != unplaced {
+				s.partition, s.ref = int16(l.partition), l.ref
+				into = append(into, s)
+			}
 			continue
 		}
 		if c.budget.used.Add(1) > c.budget.limit {
@@ -131,11 +143,13 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 			}
 		}
 		s := c.index.at(at)
-		s.key, s.partition, s.ref = l.key, l.partition, l.ref
+		s.key, s.partition, s.ref, s.group = l.key, int16(l.partition), l.ref, l.group
 		s.defined.Store(0)
 		s.seen.Store(now)
 		c.index.add(l.key, at)
-		into = append(into, s)
+		if l.partition != unplaced {
+			into = append(into, s)
+		}
 	}
 	return into
 }

@@ -190,7 +190,7 @@ func BenchmarkSeriesCache(b *testing.B) {
 	keys := make([][]byte, n)
 	for i := range keys {
 		keys[i] = fmt.Appendf(nil, "%0326d", i)
-		fresh = append(fresh[:0], learned{c.key(keys[i]), 0, uint32(i)})
+		fresh = append(fresh[:0], learned{key: c.key(keys[i]), ref: uint32(i)})
 		c.learn(fresh, 1, nil)
 	}
 	perSeries := float64(heap()-before-n*(326+24+10)) / n

@@ -30,6 +30,8 @@ type split struct {
 	parts  map[schema.Tenant]*part
 	order  []*part // the request itself first
 	last   *part   // of the series before: a scrape's series come together
+	total  int     // see refused
+	stored bool    // what could be written is
 	buf    []byte  // a series without the label
 	labels []schema.Label
 }
@@ -37,7 +39,8 @@ type split struct {
 // part is the request of one tenant. Once err is set nothing of it is written.
 type part struct {
 	*request
-	err error
+	err    error
+	looked int // series refused when split.refused looked last
 }
 
 // splitBy makes the request one that is split, if the producer does that.
@@ -66,12 +69,31 @@ func (q *request) walkSplit(body []byte, version string) error {
 	if err := cut(body); err != nil {
 		return err
 	}
-	for _, p := range q.split.order {
+	return q.split.learn()
+}
+
+// learn decides what waits for an election and lets the caches of the parts learn.
+func (s *split) learn() error {
+	for _, p := range s.order {
+		if p.err == nil && len(p.ha.waiting) > 0 {
+			if err := p.elect(p.state.cache); err != nil {
+				return err
+			}
+		}
 		if c := p.state.cache; c != nil && p.err == nil {
 			p.defined = c.learn(p.learned, p.clock, p.defined)
 		}
 	}
 	return nil
+}
+
+// refused counts the series refused so far, when it is called after each of them.
+func (s *split) refused() int {
+	for _, p := range []*part{s.order[0], s.last} {
+		s.total += p.request.refused.series - p.looked
+		p.looked = p.request.refused.series
+	}
+	return s.total
 }
 
 func (q *request) splitV1(body []byte) error {
@@ -129,12 +151,20 @@ func (q *request) addToPart(payload, raw []byte, v2 *schema.SeriesV2) error {
 	} else {
 		err = add()
 	}
-	var se *schema.Error
-	if errors.As(err, &se) && se.ID == schema.ErrSeriesPerRequest { // concerns this tenant only
-		to.fail(err)
-		return nil
+	if err != nil {
+		return to.failAlone(err)
 	}
-	return err
+	return nil
+}
+
+// failAlone refuses the part as a whole if the error concerns its tenant only; else it returns it, and the whole request fails.
+func (p *part) failAlone(err error) error {
+	var se *schema.Error
+	if !errors.As(err, &se) || se.ID != schema.ErrSeriesPerRequest {
+		return err
+	}
+	p.fail(err)
+	return nil
 }
 
 // partOf returns the part that a series belongs to, and the series as it is to be written there. nil means that the series was refused.
@@ -234,15 +264,17 @@ func (q *request) commitSplit(ctx context.Context) error {
 			return err
 		}
 	}
+	q.split.stored = true
 	var sum written
 	var answer error
 	for _, p := range q.split.order {
 		if p.err == nil {
 			p.acknowledged()
-			sum.samples += p.accepted.samples
-			sum.histograms += p.accepted.histograms
-			sum.exemplars += p.accepted.exemplars
+			sum = sum.plus(p.accepted).plus(p.dropped).plus(p.ha.dropped)
 			p.count()
+			if p.request != q { // one answer tells of all of them
+				q.ha.add(&p.ha)
+			}
 			p.err = p.refused.err()
 		}
 		answer = graver(answer, p.err, p.tenant)

@@ -18,14 +18,14 @@ type tenantState struct {
 	histograms *rate.Limiter
 	requests   *rate.Limiter
 
-	samples *meter // written, histograms included
-	pushes  *meter // requests seen
+	rates *rates
 
 	shard     schema.Shard
 	shardN    int32 // what shard was made for
 	shardSize int
 
 	cache *seriesCache // nil: records of version 1
+	ha    *haGroups    // nil: the tenant has no HA pairs
 
 	headers     []log.Header // of its records
 	seriesLimit schema.SeriesLimit
@@ -63,7 +63,7 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 				break
 			}
 		}
-		s = &tenantState{key: []byte(tenant), samples: &meter{}, pushes: &meter{}}
+		s = &tenantState{key: []byte(tenant), rates: &rates{}}
 		t.states[tenant] = s
 	}
 	s.lastUsed = now
@@ -76,16 +76,17 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 		s.shardN, s.shardSize = partitions, lim.PartitionShardSize
 		s.forgetSeries()
 	}
+	s.adjustHA(lim)
 	t.cardinality.limitSeries(s, lim, t.headers)
 	if t.series == nil {
 		return *s
 	}
-	if of := lim.OfSeries(); s.cache != nil && (s.cache.limits != of || s.cache.worn()) {
+	ofSeries := lim.OfSeries()
+	if s.cache != nil && (s.cache.limits != ofSeries || s.cache.worn()) {
 		s.forgetSeries()
 	}
 	if s.cache == nil {
-		of := lim.OfSeries()
-		s.cache = newSeriesCache(&of, partitions, t.series)
+		s.cache = newSeriesCache(&ofSeries, partitions, t.series)
 	}
 	return *s
 }

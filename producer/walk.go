@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"sluice/internal/ha"
 	"sluice/schema"
 )
 
@@ -29,18 +30,21 @@ func (q *request) walk(body []byte, version string) error {
 // cached walks with the cache of series at hand, if there is one, and lets it learn.
 func (q *request) cached(cut func() error) error {
 	c := q.state.cache
-	if c == nil {
-		return cut()
-	}
 	err := q.locked(c, cut)
-	if err == nil {
+	if err == nil && len(q.ha.waiting) > 0 {
+		err = q.elect(c)
+	}
+	if err == nil && c != nil {
 		q.defined = c.learn(q.learned, q.clock, q.defined)
 	}
 	return err
 }
 
-// locked holds the cache as it is while f looks into it.
+// locked holds the cache, if there is one, as it is while f looks into it.
 func (q *request) locked(c *seriesCache, f func() error) error {
+	if c == nil {
+		return f()
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return f()
@@ -125,12 +129,26 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 			key = c.key(s.LabelBytes)
 		}
 		known = c.find(key)
+		if known != nil && known.group != 0 {
+			switch q.verdict(known.group) {
+			case ha.Accept:
+			case ha.Drop:
+				q.dropKnown(known)
+				return nil
+			default:
+				known = nil // there is more to be done
+			}
+		}
 		if both := v2 != nil && len(s.Samples) > 0 && len(s.Histograms) > 0; known != nil && known.fresh(q.clock) && !both {
 			return q.addKnown(known)
 		}
 	}
 	if err := s.ParseLabels(); err != nil {
 		return undecodable(err)
+	}
+	replica, done, err := q.takeReplica(key, payload, v2)
+	if done || err != nil {
+		return err
 	}
 	verdict := q.checkLabels(v2)
 	switch verdict {
@@ -140,7 +158,8 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 		q.dropUnknown(key, known)
 		return nil
 	}
-	mended := verdict == changed
+	relabelled := replica || verdict == changed
+	mended := relabelled
 	if q.checkValues() {
 		mended = true
 	}
@@ -153,7 +172,7 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 		return nil
 	}
 	if q.state.cache != nil {
-		return q.addDefined(key, known, verdict == changed)
+		return q.addDefined(key, known, relabelled)
 	}
 	var hash uint64
 	hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)

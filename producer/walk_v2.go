@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/http"
+	"sluice/internal/ha"
 	"sluice/schema"
 )
 
@@ -30,7 +31,9 @@ func (q *request) walkV2(body []byte) error {
 			if err := q.countSeries(); err != nil {
 				return err
 			}
-			if err := q.addKnown(known); err != nil {
+			if q.deduplicated(known) {
+				q.dropKnown(known)
+			} else if err := q.addKnown(known); err != nil {
 				return err
 			}
 			continue
@@ -93,7 +96,10 @@ func (q *request) knownV2(raw []byte) *knownSeries {
 		return nil
 	}
 	known := q.state.cache.find(q.key)
-	if known == nil || !known.fresh(q.clock) || !q.v2.CutValues(raw, &q.series) || !q.goodValues() {
+	if known != nil && q.deduplicated(known) && q.v2.CutValues(raw, &q.series) {
+		return known
+	}
+	if known == nil || !known.fresh(q.clock) || known.group != 0 && q.verdict(known.group) != ha.Accept || !q.v2.CutValues(raw, &q.series) || !q.goodValues() {
 		return nil
 	}
 	return known

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -80,7 +81,7 @@ func choose(members []*querier, ms []*labels.Matcher) ([]*querier, []*labels.Mat
 		return nil, nil, err
 	}
 	if len(rest) == 0 && len(ms) > 0 { // every series of the tenants chosen
-		rest = append(rest, labels.MustNewMatcher(labels.MatchRegexp, labels.MetricName, ".*"))
+		rest = append(rest, labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".*"))
 	}
 	chosen := slices.DeleteFunc(slices.Clone(members), func(q *querier) bool { return !accept(q.tenant()) })
 	return chosen, rest, nil
@@ -142,7 +143,14 @@ func (f *federated) Select(ctx context.Context, sorted bool, hints *storage.Sele
 
 // LabelNames returns the names in all tenants, and those that come from there being several.
 func (f *federated) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return f.strings(ctx, hints, ms,
+	members, err := f.start(ctx)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(members) == 1:
+		return members[0].LabelNames(ctx, hints, ms...)
+	}
+	return askAll(ctx, members, hints, ms,
 		func(ctx context.Context, q *querier, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
 			return q.LabelNames(ctx, hints, ms...)
 		},
@@ -159,8 +167,15 @@ func (f *federated) LabelNames(ctx context.Context, hints *storage.LabelHints, m
 
 // LabelValues returns the values in all tenants. Of the tenants' own label they are the tenants that have anything.
 func (f *federated) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	members, err := f.start(ctx)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(members) == 1:
+		return members[0].LabelValues(ctx, name, hints, ms...)
+	}
 	if name == tenantLabel {
-		return f.strings(ctx, hints, ms,
+		return askAll(ctx, members, hints, ms,
 			func(ctx context.Context, q *querier, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
 				return q.LabelNames(ctx, &storage.LabelHints{Limit: 1}, ms...)
 			},
@@ -175,23 +190,20 @@ func (f *federated) LabelValues(ctx context.Context, name string, hints *storage
 	if name == originalLabel {
 		inside = tenantLabel
 	}
-	return f.strings(ctx, hints, ms,
+	return askAll(ctx, members, hints, ms,
 		func(ctx context.Context, q *querier, ms []*labels.Matcher) ([]string, annotations.Annotations, error) {
 			return q.LabelValues(ctx, inside, hints, ms...)
 		},
 		func(_ schema.Tenant, values []string) []string { return values })
 }
 
-// strings asks the chosen tenants and puts together what seen makes of each answer; of one tenant alone it is the answer.
-func (f *federated) strings(ctx context.Context, hints *storage.LabelHints, ms []*labels.Matcher,
+// askAll asks the tenants that the matchers leave and puts together what seen makes of each answer.
+func askAll(ctx context.Context, members []*querier, hints *storage.LabelHints, ms []*labels.Matcher,
 	ask func(context.Context, *querier, []*labels.Matcher) ([]string, annotations.Annotations, error),
 	seen func(schema.Tenant, []string) []string,
 ) ([]string, annotations.Annotations, error) {
-	members, err := f.start(ctx)
+	members, ms, err := choose(members, ms)
 	if err != nil {
-		return nil, nil, err
-	}
-	if members, ms, err = choose(members, ms); err != nil {
 		return nil, nil, err
 	}
 	var mu sync.Mutex // guards all and warnings
@@ -359,7 +371,7 @@ func labelsBefore(ls labels.Labels) (before []labels.Label, whole bool) {
 	return before, whole
 }
 
-// sortedSet is a labelledSet that has its series sorted by the labels given out. It holds all of them: they are those that
+// sortedSet is a labelledSet that has its series sorted by the labels given out, and those with the same as one. It holds all of them: they are those that
 // have the tenants' label themselves, which are few.
 type sortedSet struct {
 	labelledSet
@@ -379,6 +391,15 @@ func (s *sortedSet) Next() bool {
 		s.all = append(s.all, s.labelledSet.At())
 	}
 	slices.SortStableFunc(s.all, func(a, b storage.Series) int { return labels.Compare(a.Labels(), b.Labels()) })
+	one := s.all[:0]
+	for _, next := range s.all {
+		if n := len(one); n > 0 && labels.Equal(one[n-1].Labels(), next.Labels()) {
+			one[n-1] = merge.Series(one[n-1], next)
+			continue
+		}
+		one = append(one, next)
+	}
+	s.all = one
 	return len(s.all) > 0
 }
 

@@ -55,6 +55,7 @@ const (
 	ErrMetadataInvalid      ErrorID = "err-sluice-metadata-invalid"
 	ErrSymbolRef            ErrorID = "err-sluice-symbol-reference"
 	ErrSamplesAndHistograms ErrorID = "err-sluice-samples-and-histograms"
+	ErrTooManyHAClusters    ErrorID = "err-sluice-too-many-ha-clusters"
 
 	// One data point of OTLP.
 	ErrOTLPTemporality ErrorID = "err-sluice-otlp-temporality"
@@ -93,6 +94,7 @@ func ErrorIDs() []ErrorID {
 		ErrLabelValueTooLong, ErrLabelsNotSorted, ErrDuplicateLabelNames, ErrTooManyLabels, ErrLabelsSize, ErrTooFarInFuture, ErrTooFarInPast,
 		ErrHistogramInvalid, ErrHistogramBuckets, ErrHistogramSize, ErrExemplarInvalid, ErrMetadataInvalid, ErrSymbolRef, ErrSamplesAndHistograms,
 		ErrOTLPTemporality, ErrOTLPDataPoint,
+		ErrTooManyHAClusters,
 		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,

@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
 )
@@ -58,6 +59,12 @@ type Limits struct {
 	OTelPromoteScopeMetadata                 bool    `yaml:"otel_promote_scope_metadata"`               // as labels otel_scope_…
 	OTelLabelNameUnderscoreSanitization      bool    `yaml:"otel_label_name_underscore_sanitization"`   // key_ before names that begin with _
 	OTelLabelNamePreserveMultipleUnderscores bool    `yaml:"otel_label_name_preserve_multiple_underscores"`
+	// HA pairs: of the replicas of a cluster, which send the same series, one is elected and the others' samples are dropped.
+	AcceptHASamples          bool           `yaml:"accept_ha_samples"`
+	HAClusterLabel           string         `yaml:"ha_cluster_label"` // names the pair
+	HAReplicaLabel           string         `yaml:"ha_replica_label"` // tells the two apart; it is taken off their series
+	HAMaxClusters            int            `yaml:"ha_max_clusters"`
+	HATrackerFailoverTimeout model.Duration `yaml:"ha_tracker_failover_timeout"` // silence after which the other one is elected; MinHAFailover or more
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -77,7 +84,33 @@ func DefaultLimits() Limits {
 		OTelMetricSuffixesEnabled:                true,
 		OTelLabelNameUnderscoreSanitization:      true,
 		OTelLabelNamePreserveMultipleUnderscores: true,
+		HAClusterLabel:                           "cluster",
+		HAReplicaLabel:                           "__replica__",
+		HAMaxClusters:                            100,
+		HATrackerFailoverTimeout:                 model.Duration(30 * time.Second),
 	}
+}
+
+// The bounds of ha_tracker_failover_timeout. Producers tell each other every five seconds whom they have heard of.
+const (
+	MinHAFailover = 10 * time.Second
+	MaxHAFailover = 24 * time.Hour
+)
+
+// validateHA refuses settings of HA pairs that cannot be meant.
+func (l *Limits) validateHA() error {
+	for _, label := range []struct{ name, value string }{{"ha_cluster_label", l.HAClusterLabel}, {"ha_replica_label", l.HAReplicaLabel}} {
+		if label.value == "" || label.value == model.MetricNameLabel || !utf8.ValidString(label.value) {
+			return fmt.Errorf("%s is %q, must be the name of a label other than %s", label.name, label.value, model.MetricNameLabel)
+		}
+	}
+	if l.HAClusterLabel == l.HAReplicaLabel {
+		return fmt.Errorf("ha_cluster_label and ha_replica_label are both %q, must differ", l.HAClusterLabel)
+	}
+	if d := time.Duration(l.HATrackerFailoverTimeout); d < MinHAFailover || d > MaxHAFailover {
+		return fmt.Errorf("ha_tracker_failover_timeout is %s, must be %s to %s", d, MinHAFailover, MaxHAFailover)
+	}
+	return nil
 }
 
 // Validate refuses limits that cannot be meant.
@@ -100,6 +133,9 @@ func (l *Limits) Validate() error {
 	}
 	if f := l.IngestionBurstFactor; f != 0 && f < 1 {
 		return fmt.Errorf("ingestion_burst_factor is %v, must be at least 1, or 0 for ingestion_burst_size to count", f)
+	}
+	if err := l.validateHA(); err != nil {
+		return err
 	}
 	return l.validateOTel()
 }
@@ -135,5 +171,6 @@ func (l *Limits) OfSeries() Limits {
 	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
 	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
 	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false
+	s.HAMaxClusters, s.HATrackerFailoverTimeout = 0, 0
 	return s
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 )
 
@@ -199,4 +200,25 @@ func TestLimitsValidate(t *testing.T) {
 		f.Set(reflect.ValueOf(old))
 	}
 	require.NoError(t, l.Validate())
+}
+
+func TestHALimitsValidate(t *testing.T) {
+	for _, c := range []struct {
+		change func(l *Limits)
+		ok     bool
+	}{
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MinHAFailover - 1) }, false},
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MinHAFailover) }, true},
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MaxHAFailover) }, true},
+		{func(l *Limits) { l.HATrackerFailoverTimeout = model.Duration(MaxHAFailover + 1) }, false},
+		{func(l *Limits) { l.HAMaxClusters = 0 }, true},
+		{func(l *Limits) { l.HAClusterLabel = "" }, false},
+		{func(l *Limits) { l.HAReplicaLabel = "__name__" }, false},
+		{func(l *Limits) { l.HAReplicaLabel = "\xff" }, false},
+		{func(l *Limits) { l.HAReplicaLabel = l.HAClusterLabel }, false},
+	} {
+		l := DefaultLimits()
+		c.change(&l)
+		require.Equal(t, c.ok, l.Validate() == nil, "%+v", l)
+	}
 }
