@@ -74,17 +74,18 @@ func rights() map[string]auth.Right {
 		"/debug/pprof/symbol":  auth.Admin,
 		"/debug/pprof/trace":   auth.Admin,
 
-		"/api/v1/push":    auth.Write,
-		"/api/prom/push":  auth.Write,
-		"/api/v1/write":   auth.Write,
-		"/api/v1/receive": auth.Write,
+		"GET /distributor/ha_tracker": auth.Admin, // shows every tenant
+
+		"GET /api/v1/user_limits": auth.Read,
+		"GET /api/v1/rejects":     auth.Read,
 
 		"/otlp/v1/metrics":        auth.Write,
 		"/api/v1/otlp/v1/metrics": auth.Write,
 
-		"GET /api/v1/user_limits":     auth.Read,
-		"GET /api/v1/rejects":         auth.Read,
-		"GET /distributor/ha_tracker": auth.Admin, // shows every tenant
+		"/api/v1/push":    auth.Write,
+		"/api/prom/push":  auth.Write,
+		"/api/v1/write":   auth.Write,
+		"/api/v1/receive": auth.Write,
 	}
 	for _, prefix := range []string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"} {
 		for _, endpoint := range []string{

@@ -31,11 +31,16 @@ func (q *request) store(ctx context.Context, limitRate bool) error {
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	// What the tenant's own rules drop, and what another replica is elected for, is dealt with as it should be: a sender must
-	// not take it for lost.
+	q.stored()
+	return nil
+}
+
+// stored notes that the records are durable. What the tenant's own rules drop, and what another replica is elected for, is
+// dealt with as it should be: a sender must not take it for lost.
+func (q *request) stored() {
+	q.acknowledged()
 	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
 	q.count()
-	return nil
 }
 
 // allowSamples takes what was accepted out of the tenant's rates.
@@ -60,16 +65,11 @@ func (q *request) allowRequest() error {
 
 // append makes the records durable.
 func (q *request) append(ctx context.Context) error {
-	if q.used == 0 {
-		q.acknowledged() // what is remembered as dropped needs no record
+	if q.used == 0 { // what is remembered as dropped needs no record
 		return nil
 	}
 	q.encode()
-	if err := q.p.write(ctx, q.recs); err != nil {
-		return err
-	}
-	q.acknowledged()
-	return nil
+	return q.p.write(ctx, q.recs)
 }
 
 // encode makes records of the buffers.
@@ -78,10 +78,8 @@ func (q *request) encode() {
 		b := &q.buffers[i]
 		if c := q.state.cache; c != nil {
 			b.b = b.w.Append(b.b[:0], c.epoch)
-			q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headersV2})
-			continue
 		}
-		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headers})
+		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.state.headers})
 	}
 }
 

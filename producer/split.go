@@ -72,16 +72,16 @@ func (q *request) walkSplit(body []byte, version string) error {
 	return q.split.learn()
 }
 
-// learn decides what waits for an election and lets the caches of the parts learn.
+// learn decides what waits for an election and lets the caches of the parts learn: what comes after a walk.
 func (s *split) learn() error {
 	for _, p := range s.order {
-		if p.err == nil && len(p.ha.waiting) > 0 {
-			if err := p.elect(p.state.cache); err != nil {
+		if p.err != nil {
+			continue
+		}
+		if err := p.cached(func() error { return nil }); err != nil {
+			if err = p.failAlone(err); err != nil {
 				return err
 			}
-		}
-		if c := p.state.cache; c != nil && p.err == nil {
-			p.defined = c.learn(p.learned, p.clock, p.defined)
 		}
 	}
 	return nil
@@ -145,13 +145,7 @@ func (q *request) addToPart(payload, raw []byte, v2 *schema.SeriesV2) error {
 		return err
 	}
 	// One cache at a time: two requests that hold each other's would wait for ever.
-	add := func() error { return to.addSeries(payload, raw, v2) }
-	if c := to.state.cache; c != nil {
-		err = to.locked(c, add)
-	} else {
-		err = add()
-	}
-	if err != nil {
+	if err = to.locked(to.state.cache, func() error { return to.addSeries(payload, raw, v2) }); err != nil {
 		return to.failAlone(err)
 	}
 	return nil
@@ -269,9 +263,8 @@ func (q *request) commitSplit(ctx context.Context) error {
 	var answer error
 	for _, p := range q.split.order {
 		if p.err == nil {
-			p.acknowledged()
-			sum = sum.plus(p.accepted).plus(p.dropped).plus(p.ha.dropped)
-			p.count()
+			p.stored()
+			sum = sum.plus(p.written)
 			if p.request != q { // one answer tells of all of them
 				q.ha.add(&p.ha)
 			}
