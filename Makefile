@@ -61,7 +61,7 @@ bench:                ## every benchmark; compare two runs with `go tool benchst
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) $(UNIT) | tee bench.out
 
 bench-write: build    ## what a written sample costs, beside Debian's Prometheus and VictoriaMetrics; make bench-write ARGS='--protocol 2'
-	./.ci/peers
+	./.ci/peers $(ARGS)
 	./sluice bench write $(ARGS)
 
 check: build          ## hold the log, the catalogue and the bucket of ./data against each other

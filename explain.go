@@ -32,7 +32,8 @@ func explain(w io.Writer, ids []string) error {
 			entry, _ := errorEntry(string(id))
 			_, what, _ := strings.Cut(entry, "**What happened.** ")
 			what, _, _ = strings.Cut(what, "\n")
-			fmt.Fprintf(w, "%-52s %s\n", id, what)
+			what, _, _ = strings.Cut(what, ". ") // one sentence
+			fmt.Fprintf(w, "%-52s %s\n", id, strings.TrimSuffix(what, "."))
 		}
 		return nil
 	}

@@ -51,6 +51,7 @@ import (
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
 	"sluice/reader"
@@ -130,6 +131,7 @@ type process struct {
 	catalog   *catalog.Catalog
 	directory *members.Directory
 	limits    *limits.Limits
+	usage     *usage.Table // in a producer
 	auth      *auth.Auth
 	tenancy   web.Tenancy
 	instance  string
@@ -306,6 +308,7 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
+	p.limitSeries()
 	p.producer.Register(p.mux)
 	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
 	p.running = append(p.running, task{"producer", p.producer.Run})

@@ -354,6 +354,20 @@ func TestRetention(t *testing.T) {
 	require.Empty(t, w.folders("t"))
 }
 
+// A block goes once its last millisecond is older than the retention, and not a millisecond before.
+func TestRetentionToTheMillisecond(t *testing.T) {
+	for after, want := range map[int64]any{-1: catalog.Live, 0: catalog.Live, 1: catalog.Deleted} {
+		w := newWorld(t)
+		block := w.ship("t", 0, 0, data{"a": floats(midnight, midnight+hour, 1000, 1)})
+		w.cfg.Settle = 1000 * time.Hour
+		w.retain(24 * time.Hour)
+		w.setClock(time.UnixMilli(block.MaxTime + 24*hour + after))
+		require.NoError(t, w.compactor().RunOnce(t.Context()))
+		require.NoError(t, w.cat.Sync(t.Context()))
+		require.Equal(t, want, w.cat.Status("t", block.ID), "%d ms", after)
+	}
+}
+
 func TestMergedPastRetentionGoesToo(t *testing.T) {
 	w := newWorld(t)
 	generations(w)

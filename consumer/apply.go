@@ -46,7 +46,14 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 			}
 		},
 	}
+	limit, err := p.limitOf(rec, tenant)
+	if err != nil {
+		return p.deadLetter(ctx, rec, err.Error())
+	}
+	into.cap = limit.Cap(g.logTime - g.logFrom)
 	t, err := p.applySamples(g, tenant, rec, version[0], into)
+	p.tellCapped(g, tenant, limit, &t)
+	p.usage.NewSeries(tenant, t.newSeries)
 	g.bytes += int64(len(rec.Value))
 	g.series += t.newSeries
 	p.metrics.count(&t, len(rec.Value))
@@ -66,6 +73,8 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 type sinks struct {
 	exemplars exemplarSink
 	meta      func(payload []byte)
+
+	cap int64 // no new series are taken into a head that has as many; 0 = no cap
 }
 
 // applySamples adds what a record of one of the versions holds to the tenant's head, which is made for the first sample: a
@@ -88,6 +97,7 @@ func (p *partition) applySamples(g *generation, tenant schema.Tenant, rec *log.R
 		return t, nil
 	}
 	app := g.part(tenant, p.nextHead).head.appender()
+	app.cap, app.usage = into.cap, p.usage
 	defer app.close()
 	if version == schema.RecordV2 {
 		return t, app.applyColumns(&p.columns, e, rec.Time, &t, into)

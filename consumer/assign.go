@@ -151,6 +151,7 @@ func (c *Consumer) handOver(ctx context.Context, h *holding) {
 	if err := h.partition.retire(); err != nil {
 		c.logger.Warn("removing what a partition had on disk", "partition", id, "err", err)
 	}
+	c.withdrawUsage(ctx, h.partition)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h.leaving {

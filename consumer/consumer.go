@@ -26,6 +26,7 @@ import (
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/usage"
 	"sluice/schema"
 )
 
@@ -81,6 +82,7 @@ type Consumer struct {
 	peers  Peers
 	logger *slog.Logger
 	build  func(id int32) *partition
+	meter  *usageMeter
 
 	mu        sync.RWMutex
 	holdings  map[int32]*holding // guarded by mu
@@ -99,13 +101,13 @@ func New(cfg Config, l log.Log, cat *catalog.Catalog, peers Peers, bkt objstore.
 	m := newMetrics(reg)
 	leaving, leave := context.WithCancel(context.Background())
 	sealing := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	c := &Consumer{cfg: cfg, log: l, cat: cat, peers: peers, logger: logger, holdings: map[int32]*holding{}, leaving: leaving, leave: leave}
+	c := &Consumer{cfg: cfg, log: l, cat: cat, peers: peers, logger: logger, holdings: map[int32]*holding{}, leaving: leaving, leave: leave, meter: newUsageMeter(m)}
 	c.build = func(id int32) *partition {
 		p := &partition{
 			id: id, cfg: &c.cfg, log: l, catalog: cat, peers: peers, bucket: bkt,
 			logger: logger.With("partition", id), metrics: m.partition(id), sealing: sealing,
 			exemplarLimit: func(t schema.Tenant) int { return lim.For(t).MaxExemplars },
-			dir:           partitionDir(cfg.Scratch, id), side: newSide(),
+			dir:           partitionDir(cfg.Scratch, id), side: newSide(), usage: usage.NewTracker(),
 			advanced: make(chan struct{}), unmeter: func() { m.forget(id) },
 		}
 		p.hand = p.freeze
@@ -124,6 +126,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	g.Go(func() error { c.assignLoop(ctx); return nil })
 	g.Go(func() error { c.handOverLoop(ctx); return nil })
 	g.Go(func() error { c.announceLoop(ctx); return nil })
+	g.Go(func() error { c.usageLoop(ctx); return nil })
 	err := g.Wait()
 	c.releaseAll()
 	return errors.Join(err, ctx.Err())

@@ -106,6 +106,7 @@ func (p *partition) take(ctx context.Context, rec *log.Record) error {
 		g.start(rec.Time, p.id)
 	}
 	g.logTime = max(g.logTime, rec.Time)
+	p.usage.Tick(rec.Time)
 	kind, _ := rec.Header(schema.HeaderKind)
 	if err := p.apply(ctx, g, rec, string(kind)); err != nil {
 		return err
@@ -126,6 +127,7 @@ func (p *partition) take(ctx context.Context, rec *log.Record) error {
 // cut ends the generation at the offset to, opens the next, and hands the old one over to be sealed.
 func (p *partition) cut(ctx context.Context, g *generation, to int64, reason string) error {
 	g.to = to
+	p.usage.Cut()
 	p.metrics.cuts.WithLabelValues(reason).Inc()
 	p.mu.Lock()
 	p.gens = append(p.gens, p.newGeneration(to))

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 
 	"sluice/consumer/store"
+	"sluice/internal/usage"
 	"sluice/schema"
 )
 
@@ -31,6 +32,10 @@ type head struct {
 	id    uint32              // differs between all heads of a partition
 	known map[labelKey]uint32 // raw label bytes of records of version 1, hashed → ref
 	seeds [2]maphash.Seed
+
+	marked  []uint32 // by ref: the round of the tracker in which records of version 1 last brought the series
+	capTold bool     // that the cap was met
+	hash    []byte   // scratch space
 
 	windows   map[int64]struct{} // two-hour windows that hold samples: a block each
 	windowEnd int64              // of the window of the last sample
@@ -65,6 +70,7 @@ type tally struct {
 	newSeries          int
 	unresolved         int   // of refs that nothing has defined
 	unapplied          int   // refused by the head; the producer should have refused them
+	capped             int   // of new series above the cap
 	err                error // why, the first of them
 }
 
@@ -76,6 +82,9 @@ type appender struct {
 	head    *head
 	builder labels.ScratchBuilder
 	late    []lateOne
+
+	cap   int64          // no new series beyond this many; 0 = no cap
+	usage *usage.Tracker // may be nil
 }
 
 type lateOne struct {
@@ -134,6 +143,7 @@ func (a *appender) add(s *schema.Series, t *tally, exemplars exemplarSink) error
 		lset = a.labels(s)
 		ref = h.series.Find(lset)
 	}
+	a.mark(s, ref)
 	for i := range s.Samples {
 		smp := &s.Samples[i]
 		ref = a.float(ref, &lset, s, smp.Time, smp.Value, t)
@@ -230,6 +240,9 @@ func (a *appender) make(lset *labels.Labels, t *tally) uint32 {
 		if ref := a.head.series.Find(*lset); ref != 0 {
 			return ref
 		}
+	}
+	if a.full(*lset, t) {
+		return 0
 	}
 	t.newSeries++
 	return a.head.series.Add(*lset)

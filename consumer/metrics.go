@@ -10,7 +10,7 @@ import (
 // metrics of all partitions; a partition has its own view of them.
 type metrics struct {
 	samples, histograms, late, duplicates, unapplied   *prometheus.CounterVec
-	unresolved                                         *prometheus.CounterVec
+	unresolved, capped                                 *prometheus.CounterVec
 	bytes, deadLetters, deadLettersLost                *prometheus.CounterVec
 	missedOffsets, offsetsBack, resets, failures, cuts *prometheus.CounterVec
 	sealedBlocks, shippedBlocks, shipFailures          *prometheus.CounterVec
@@ -18,6 +18,7 @@ type metrics struct {
 	appliedOffset, appliedTime, committedOffset        *prometheus.GaugeVec
 	replayed, coverageGap, lostOffsets, lagRecords     *prometheus.GaugeVec
 	sealSeconds                                        prometheus.Histogram
+	activeSeries, headSeries                           *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -35,6 +36,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		duplicates:      counter("duplicate_samples_total", "Samples left out because their series has a value for that time: the first in log order stays. Late ones are counted when the generation is sealed."),
 		unapplied:       counter("unapplied_samples_total", "Samples that a head refused; their record is in the dead-letter topic. Should be 0."),
 		unresolved:      counter("unresolved_refs_total", "Samples of series that no record before them has defined; their record is in the dead-letter topic. Always 0."),
+		capped:          counter("capped_samples_total", "Samples of new series of a tenant that is at its safety cap, twice its max_global_series_per_user: not applied. Should be 0, as producers refuse them long before."),
 		bytes:           counter("record_bytes_total", "Bytes of record values applied."),
 		deadLetters:     counter("dead_letters_total", "Records copied to the dead-letter topic. Should be 0."),
 		deadLettersLost: counter("dead_letters_lost_total", "Records that could not even be copied to the dead-letter topic."),
@@ -54,6 +56,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		coverageGap:     gauge("coverage_gap_offsets", "Offsets of the log that are neither in blocks nor held by this consumer. Should be 0."),
 		lostOffsets:     gauge("lost_offsets", "Offsets that were never read because the log had lost them, ever."),
 		lagRecords:      gauge("lag_records", "Records in the log that are not applied yet."),
+		activeSeries: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sluice_consumer_active_series", Help: "Series of the tenant that were defined within 40 minutes, in the partitions that this consumer holds; __other__ are all beyond the largest 1000 tenants.",
+		}, []string{"tenant"}),
+		headSeries: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sluice_consumer_head_series", Help: "Series of the tenant in the heads that are growing, in the partitions that this consumer holds.",
+		}, []string{"tenant"}),
 		sealSeconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "sluice_consumer_seal_seconds", Help: "Time to write a generation's blocks to local disk.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 3, 10),
@@ -64,7 +72,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 // partitionMetrics are the metrics of one partition.
 type partitionMetrics struct {
 	samples, histograms, late, duplicates, unapplied prometheus.Counter
-	unresolved                                       prometheus.Counter
+	unresolved, capped                               prometheus.Counter
 	bytes, deadLetters, deadLettersLost              prometheus.Counter
 	missedOffsets, offsetsBack, resets, failures     prometheus.Counter
 	sealedBlocks, shippedBlocks, divergentBlocks     prometheus.Counter
@@ -79,7 +87,7 @@ func (m *metrics) partition(id int32) *partitionMetrics {
 	of := prometheus.Labels{"partition": p}
 	return &partitionMetrics{
 		samples: m.samples.With(of), histograms: m.histograms.With(of), late: m.late.With(of),
-		duplicates: m.duplicates.With(of), unapplied: m.unapplied.With(of), unresolved: m.unresolved.With(of), bytes: m.bytes.With(of),
+		duplicates: m.duplicates.With(of), unapplied: m.unapplied.With(of), unresolved: m.unresolved.With(of), capped: m.capped.With(of), bytes: m.bytes.With(of),
 		deadLetters: m.deadLetters.With(of), deadLettersLost: m.deadLettersLost.With(of),
 		missedOffsets: m.missedOffsets.With(of), resets: m.resets.With(of),
 		sealedBlocks: m.sealedBlocks.With(of), shippedBlocks: m.shippedBlocks.With(of), divergentBlocks: m.divergentBlocks.With(of),
@@ -107,5 +115,6 @@ func (m *partitionMetrics) count(t *tally, bytes int) {
 	m.duplicates.Add(float64(t.duplicates))
 	m.unapplied.Add(float64(t.unapplied))
 	m.unresolved.Add(float64(t.unresolved))
+	m.capped.Add(float64(t.capped))
 	m.bytes.Add(float64(bytes))
 }

@@ -17,6 +17,7 @@ import (
 	"sluice/internal/catalog"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/usage"
 	"sluice/schema"
 )
 
@@ -49,6 +50,7 @@ type partition struct {
 	scratch schema.Series                            // of the follow goroutine, as the next four
 	columns schema.Columns                           // the record at hand
 	refs    refs                                     // what records of version 2 stand on
+	usage   *usage.Tracker                           // counts the active series; nil in a rebuild
 	heads   uint32                                   // made so far
 	next    int64                                    // offset that follow expects next
 	hand    func(context.Context, *generation) error // takes a generation that was cut

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"sluice/internal/log"
+	"sluice/internal/usage"
 	"sluice/schema"
 )
 
@@ -20,6 +21,9 @@ type refs struct {
 	scratch labels.Labels
 	cleared int64 // log time at which old definitions were last looked for, ms
 	known   int   // definitions held
+
+	usage *usage.Tracker // told of every definition; may be nil
+	hash  []byte         // scratch space
 }
 
 // epoch holds the definitions of one producer for one tenant. They come in pages, so that those of series that are gone
@@ -73,6 +77,7 @@ func (r *refs) define(tenant schema.Tenant, c *schema.Columns, logTime int64, sc
 		if e.tenant != tenant {
 			return errOtherTenant
 		}
+		r.hash = markSeries(r.usage, tenant, scratch.Labels, r.hash)
 		d := e.slot(ref)
 		r.builder.Reset()
 		for _, l := range scratch.Labels {
@@ -165,6 +170,8 @@ const lookBackSlack = time.Minute
 // far back is far enough, and the earliest of the three decides. Reading too much costs time only.
 func (p *partition) lookBack(ctx context.Context, to, logTime int64) (err error) {
 	p.refs = newRefs()
+	p.refs.usage = p.usage
+	p.usage.Reset()
 	at, err := p.timeAt(ctx, to)
 	if err != nil {
 		return err
@@ -229,16 +236,24 @@ func (p *partition) timeAt(ctx context.Context, offset int64) (_ int64, err erro
 	return recs[0].Time, nil
 }
 
-// onlyDefinitions takes the definitions of a record. What is wrong with it was told when it was applied.
+// onlyDefinitions takes the definitions of a record, and counts its series. What is wrong with it was told when it was applied.
 func (p *partition) onlyDefinitions(rec *log.Record) {
+	p.usage.Tick(rec.Time)
 	version, _ := rec.Header(schema.HeaderVersion)
-	if len(version) != 1 || version[0] != schema.RecordV2 {
+	kind, _ := rec.Header(schema.HeaderKind)
+	tenant, err := schema.ParseTenant(string(rec.Key))
+	if len(version) != 1 || len(kind) > 0 || err != nil {
 		return
 	}
-	if err := p.columns.Parse(rec.Value); err != nil {
+	if _, err := p.limitOf(rec, tenant); err != nil {
 		return
 	}
-	if tenant, err := schema.ParseTenant(string(rec.Key)); err == nil {
-		_ = p.refs.define(tenant, &p.columns, rec.Time, &p.scratch)
+	switch version[0] {
+	case schema.RecordV1:
+		p.countV1(tenant, rec.Value)
+	case schema.RecordV2:
+		if p.columns.Parse(rec.Value) == nil {
+			_ = p.refs.define(tenant, &p.columns, rec.Time, &p.scratch)
+		}
 	}
 }

@@ -25,6 +25,9 @@ func (p *Producer) serveLimits(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := limits.All(p.limits.For(tenant))
 	answer["usage"] = p.usage(tenant)
+	if c := p.cardinality; c != nil {
+		_, answer["top_metrics"] = c.table.Usage(tenant, topMetrics)
+	}
 	answer["source"] = p.limits.Source(tenant)
 	writeJSON(w, answer)
 }
@@ -36,6 +39,7 @@ func (p *Producer) usage(tenant schema.Tenant) map[string]float64 {
 	if p.cfg.Usage != nil {
 		maps.Copy(out, p.cfg.Usage(tenant))
 	}
+	p.cardinality.usage(tenant, out)
 	now := p.now()
 	s, ok := p.tenants.peek(tenant)
 	if !ok {

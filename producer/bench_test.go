@@ -6,12 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/prometheus/model/labels"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"sluice/schema"
 )
@@ -108,4 +110,69 @@ func TestNoAllocationPerSeries(t *testing.T) {
 	}
 	// The pool may be emptied by a collection, so a few allocations are allowed; one for each series would be thousands.
 	require.Less(t, allocs(4000)-allocs(10), 100.0)
+}
+
+// otlpBench are data points with the twelve labels of benchLabels, three of them from the resource.
+func otlpBench(n int) pmetric.Metrics {
+	md := pmetric.NewMetrics()
+	rm := md.ResourceMetrics().AppendEmpty()
+	rm.Resource().Attributes().PutStr("service.name", "kubelet")
+	rm.Resource().Attributes().PutStr("service.instance.id", "10.12.1.7:10250")
+	rm.Resource().Attributes().PutStr("host.name", "ip-10-12-1-7")
+	metrics := rm.ScopeMetrics().AppendEmpty().Metrics()
+	for i := 0; i < n; {
+		m := metrics.AppendEmpty()
+		m.SetName(fmt.Sprint("container.network.receive.packets.", i))
+		sum := m.SetEmptySum()
+		sum.SetIsMonotonic(true)
+		sum.SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+		for end := min(i+50, n); i < end; i++ {
+			d := sum.DataPoints().AppendEmpty()
+			d.SetTimestamp(otlpTime)
+			d.SetStartTimestamp(otlpStart)
+			d.SetDoubleValue(float64(i))
+			benchLabels(i).Range(func(l labels.Label) {
+				if l.Name != "__name__" && l.Name != "job" && l.Name != "instance" {
+					d.Attributes().PutStr(l.Name, l.Value)
+				}
+			})
+		}
+	}
+	return md
+}
+
+// BenchmarkOTLP is the way of a request from its headers to its records, of known series.
+func BenchmarkOTLP(b *testing.B) {
+	for name, tc := range map[string]struct {
+		contentType string
+		body        []byte
+	}{
+		"proto": {protobufType, otlpProto(b, otlpBench(benchSeries))},
+		"json":  {jsonType, otlpJSON(b, otlpBench(benchSeries))},
+	} {
+		b.Run(name, func(b *testing.B) {
+			f := newFixture(b, Config{}, "", 16)
+			f.log.discard = true
+			rd := bytes.NewReader(tc.body)
+			r := httptest.NewRequest(http.MethodPost, "/otlp/v1/metrics", rd)
+			r.Header.Set("Content-Type", tc.contentType)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(tc.body)))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for b.Loop() {
+				rd.Reset(tc.body)
+				r.Body = io.NopCloser(rd)
+				w := httptest.NewRecorder()
+				f.serveOTLP(w, r)
+				if w.Code != http.StatusOK {
+					b.Fatal(w.Body)
+				}
+			}
+			runtime.ReadMemStats(&after)
+			points := float64(b.N) * benchSeries
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/points, "ns/point")
+			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/points, "allocs/point")
+		})
+	}
 }

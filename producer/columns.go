@@ -42,6 +42,9 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 		var hash uint64
 		hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)
 		partition = q.state.shard.Partition(hash)
+		if ok, err := q.admit(hash, partition); !ok {
+			return err
+		}
 		ref = q.state.cache.next[partition].Add(1) - 1
 		q.learned = append(q.learned, learned{key, partition, ref, q.ha.group})
 	}
@@ -142,4 +145,5 @@ func (q *request) acknowledged() {
 	for _, s := range q.defined {
 		s.defined.Store(q.clock)
 	}
+	q.admitted = q.admitted[:0]
 }

@@ -78,10 +78,8 @@ func (q *request) encode() {
 		b := &q.buffers[i]
 		if c := q.state.cache; c != nil {
 			b.b = b.w.Append(b.b[:0], c.epoch)
-			q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headersV2})
-			continue
 		}
-		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.p.headers})
+		q.recs = append(q.recs, log.Record{Partition: b.partition, Key: q.state.key, Value: b.b, Headers: q.state.headers})
 	}
 }
 

@@ -81,7 +81,6 @@ func (q *request) push(r *http.Request) (version string, err error) {
 	if err := q.receive(r, f, unknown); err != nil {
 		return f.version, err
 	}
-	q.splitBy(r.Context())
 	if err = q.walk(q.decoded, f.version); err != nil {
 		q.p.rejectRequest(q.tenant, err)
 		return f.version, err
@@ -106,6 +105,7 @@ func (q *request) receive(r *http.Request, f format, unknown error) error {
 	if err = q.begin(r.Context(), tenant); err != nil {
 		return err
 	}
+	q.splitBy(r.Context())
 	if err = q.allowRequest(); err == nil {
 		err = q.read(r, f.encoding)
 	}

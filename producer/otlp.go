@@ -1,6 +1,7 @@
 package producer
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -84,7 +85,24 @@ func (q *request) pushOTLP(r *http.Request, f format, unknown error) error {
 		q.p.rejectRequest(q.tenant, err)
 		return err
 	}
+	if q.split != nil {
+		return q.commitSplitOTLP(r.Context())
+	}
 	return q.store(r.Context(), true)
+}
+
+// commitSplitOTLP is store for a request with a split. What was refused of its parts goes into q.refused; a part that is above
+// its rate has the sender come back with all, of which what is there already changes nothing.
+func (q *request) commitSplitOTLP(ctx context.Context) error {
+	err := q.commitSplit(ctx)
+	var se *schema.Error
+	if q.split.stored && errors.As(err, &se) && se.Status == http.StatusBadRequest {
+		if first := q.refused.add(se.ID, 0); first != nil {
+			first.message = se.Message
+		}
+		return nil
+	}
+	return err
 }
 
 // decodeOTLP decodes the body. cost is what was held for that.
@@ -117,25 +135,45 @@ func (q *request) decodeOTLP(f format) (md pmetric.Metrics, cost int64, err erro
 
 // walkTranslated puts the translated series into records.
 func (q *request) walkTranslated() error {
-	return q.cached(func() error {
-		t := &q.otlp
-		q.key = seriesKey{} // not a 2.0 request: series are known by their labels
-		start, refusedPoint := 0, int32(0)
-		for i := range t.series {
-			s := &t.series[i]
-			before := q.refused.series
-			meta := schema.SeriesV2{Metadata: t.metas[s.meta], HasMeta: true}
-			if err := q.addSeries(t.payloads[start:s.end], nil, &meta); err != nil {
-				return err
-			}
-			if q.refused.series > before && s.point > refusedPoint {
-				refusedPoint = s.point
-				q.pointsRefused++
-			}
-			start = s.end
-		}
-		return nil
+	q.key = seriesKey{} // not a 2.0 request: series are known by their labels
+	if q.split == nil {
+		return q.cached(func() error {
+			return q.eachTranslated(func(payload []byte, meta *schema.SeriesV2) (int, error) {
+				err := q.addSeries(payload, nil, meta)
+				return q.refused.series, err
+			})
+		})
+	}
+	err := q.eachTranslated(func(payload []byte, meta *schema.SeriesV2) (int, error) {
+		err := q.addToPart(payload, nil, meta)
+		return q.split.refused(), err
 	})
+	if err != nil {
+		return err
+	}
+	return q.split.learn()
+}
+
+// eachTranslated calls add with each series, and counts the data points for which the number of refused series that it
+// returns has grown.
+func (q *request) eachTranslated(add func(payload []byte, meta *schema.SeriesV2) (refused int, err error)) error {
+	t := &q.otlp
+	start, before, point := 0, 0, int32(0)
+	meta := schema.SeriesV2{HasMeta: true}
+	for i := range t.series {
+		s := &t.series[i]
+		meta.Metadata = t.metas[s.meta]
+		refused, err := add(t.payloads[start:s.end], &meta)
+		if err != nil {
+			return err
+		}
+		if refused > before && s.point > point {
+			point = s.point
+			q.pointsRefused++
+		}
+		start, before = s.end, refused
+	}
+	return nil
 }
 
 // answerOTLP says what became of the data points. An error is the answer if all were refused.

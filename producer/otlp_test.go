@@ -604,3 +604,31 @@ func TestOTLPErrors(t *testing.T) {
 	require.Zero(t, rejected)
 	require.Empty(t, message)
 }
+
+// A label that names the tenant splits OTLP, too.
+func TestOTLPSplit(t *testing.T) {
+	md, add := otlpMetrics()
+	for i, tenant := range []string{"a", "b", "a", "..", ""} {
+		addGauge(add("m"), float64(i)).Attributes().PutStr("tenant", tenant)
+	}
+	addGauge(add("bad"), 1).Attributes().PutStr("tenant", "b")
+	md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(5).Gauge().DataPoints().At(0).Attributes().PutStr("v", strings.Repeat("x", 3000))
+	f := newFixture(t, Config{TenantLabel: "tenant", StripTenantLabel: true}, "", 3)
+	rejected, message := exportResponse(t, f.postOTLP(otlpProto(t, md), "X-Scope-OrgID", "own"))
+	require.EqualValues(t, 2, rejected, message)
+	require.Contains(t, message, string(schema.ErrTenantInvalid))
+	tenants := map[string]int{}
+	for _, recs := range f.log.records() {
+		for _, r := range recs {
+			tenants[string(r.Key)]++
+		}
+	}
+	require.Len(t, tenants, 3, "%v", tenants)
+	require.Zero(t, f.budget.used.Load())
+
+	f = newFixture(t, Config{TenantLabel: "tenant"}, "overrides: {b: {ingestion_rate: 1, ingestion_burst_size: 1}}", 3)
+	require.Equal(t, http.StatusOK, f.postOTLP(otlpProto(t, md)).Code)
+	require.Equal(t, http.StatusTooManyRequests, f.postOTLP(otlpProto(t, md)).Code)
+	f.log.fail(errors.New("away"))
+	require.Equal(t, http.StatusServiceUnavailable, f.postOTLP(otlpProto(t, md)).Code)
+}

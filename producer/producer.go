@@ -40,10 +40,11 @@ type Producer struct {
 	tenants    tenants
 	rejects    rejects
 	tracker    *ha.Tracker // nil: no HA pairs
-	pool       sync.Pool   // of *request
-	headers    []log.Header
-	headersV2  []log.Header
-	started    time.Time
+
+	cardinality *cardinality // nil: the limits on series are not kept
+	pool        sync.Pool    // of *request
+	headers     []log.Header
+	started     time.Time
 }
 
 // New makes a Producer that writes to l. inUse may be nil: then new partitions are written to at once.
@@ -53,14 +54,14 @@ func New(cfg Config, l log.Log, inUse InUse, lim *limits.Limits, tenancy web.Ten
 	}
 	p := &Producer{
 		cfg: cfg, log: l, limits: lim, tenancy: tenancy, logger: logger, now: time.Now,
-		growth:    growth{inUse: inUse},
-		budget:    budget{limit: cfg.MaxInflightBytes},
-		tenants:   tenants{states: map[schema.Tenant]*tenantState{}},
-		rejects:   rejects{tenants: map[schema.Tenant]map[schema.ErrorID]*rejected{}},
-		headers:   []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV1}}},
-		headersV2: []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV2}}},
-		started:   time.Now(),
+		growth:  growth{inUse: inUse},
+		budget:  budget{limit: cfg.MaxInflightBytes},
+		tenants: tenants{states: map[schema.Tenant]*tenantState{}},
+		rejects: rejects{tenants: map[schema.Tenant]map[schema.ErrorID]*rejected{}},
+		headers: []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV1}}},
+		started: time.Now(),
 	}
+	p.tenants.headers = []log.Header{{Key: schema.HeaderVersion, Value: []byte{byte(cfg.RecordVersion)}}}
 	if cfg.RecordVersion == schema.RecordV2 {
 		p.tenants.series = &seriesBudget{limit: cfg.MaxKnownSeries}
 	}
@@ -118,6 +119,7 @@ func (p *Producer) clock(now time.Time) uint32 { return uint32(now.Sub(p.started
 func (p *Producer) refresh(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.AppendTimeout)
 	defer cancel()
+	p.cardinality.learnEnds(ctx, p.log)
 	if err := p.learn(ctx); err != nil && context.Cause(ctx) != context.Canceled {
 		p.logger.Warn("number of partitions not known", "topic", log.TopicSamples, "err", err)
 	}

@@ -105,7 +105,7 @@ func request1(ts ...prompb.TimeSeries) *prompb.WriteRequest {
 	return &prompb.WriteRequest{Timeseries: ts}
 }
 
-func requireRefused(t *testing.T, w *httptest.ResponseRecorder, status int, id schema.ErrorID) {
+func requireRefused(t testing.TB, w *httptest.ResponseRecorder, status int, id schema.ErrorID) {
 	t.Helper()
 	require.Equal(t, status, w.Code, w.Body.String())
 	require.True(t, strings.HasSuffix(strings.TrimSpace(w.Body.String()), "("+string(id)+")"), w.Body.String())

@@ -246,6 +246,30 @@ func TestRelabelWhenTheLogIsAway(t *testing.T) {
 	require.InDelta(t, 5, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")), 0)
 }
 
+// One stream for many tenants: each part goes by the rules of its own tenant.
+func TestRelabelOfASplitStream(t *testing.T) {
+	bothVersions(t, func(t *testing.T, cfg Config) {
+		cfg.TenantLabel = "team"
+		f := newFixture(t, cfg, `
+default: {drop_labels: [team]}
+overrides:
+  quiet: {metric_relabel_configs: [{action: drop, regex: ".*"}]}
+`, 2)
+		for range 2 {
+			f.log.reset()
+			b := newBuilder()
+			for _, team := range []string{"quiet", "loud"} {
+				b.add(labels.FromStrings("__name__", "up", "team", team)).Samples = []writev2.Sample{{Value: 1, Timestamp: testNow.UnixMilli()}}
+			}
+			w := f.push2(t, b.request())
+			require.Equal(t, 204, w.Code, w.Body.String())
+			requireWritten(t, w, 2, 0, 0)
+			require.Equal(t, []string{"up{}"}, written1(t, f))
+		}
+		require.InDelta(t, 2, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("quiet")), 0)
+	})
+}
+
 // FuzzRelabel: whatever labels come, what is written is sorted, valid and within the limits, and nothing panics.
 func FuzzRelabel(f *testing.F) {
 	f.Add("__name__", "up", "a", "b", "tmp_x", "y")

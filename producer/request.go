@@ -37,12 +37,13 @@ type request struct {
 	scratch []byte              // a series or metadata entry written anew
 	said    map[uint64]struct{} // metadata already written by this request
 
-	clock   uint32         // seconds of Producer.clock
-	key     seriesKey      // of the 2.0 series at hand
-	hashes  []seriesKey    // of the symbols of a 2.0 request; zero = not hashed yet
-	words   [2][]byte      // scratch space
-	learned []learned      // series that the cache does not know
-	defined []*knownSeries // series whose definition is in the records
+	clock    uint32         // seconds of Producer.clock
+	key      seriesKey      // of the 2.0 series at hand
+	hashes   []seriesKey    // of the symbols of a 2.0 request; zero = not hashed yet
+	words    [2][]byte      // scratch space
+	learned  []learned      // series that the cache does not know
+	admitted []uint64       // hashes of series that the limit on series let through
+	defined  []*knownSeries // series whose definition is in the records
 
 	otlp          translation
 	dataPoints    int // of an OTLP request
@@ -88,6 +89,11 @@ func (q *request) begin(ctx context.Context, tenant schema.Tenant) error {
 	q.clock = q.p.clock(q.now)
 	q.state = q.p.tenants.get(tenant, q.limits, n, q.now)
 	q.state.rates.requests.add(1, q.now)
+	if q.state.admissions != nil {
+		if err := q.p.cardinality.ready(ctx, q.p.cfg.AppendTimeout); err != nil {
+			return err
+		}
+	}
 	q.minTime, q.maxTime = timeBounds(q.limits, q.now)
 	q.ha.begin(ctx, q)
 	if int(n) > cap(q.open) {
@@ -104,6 +110,7 @@ func (p *Producer) release(q *request) {
 		q.split = nil
 	}
 	p.budget.used.Add(-q.held)
+	q.withdrawAdmissions()
 	if q.memory() > maxPooledBytes {
 		return
 	}
@@ -130,7 +137,7 @@ func (q *request) memory() int {
 	n += q.inflaters.memory() + q.otlp.memory()
 	n += 48 * (cap(q.series.Labels) + cap(q.series.Samples) + cap(q.labels) + cap(q.samples))
 	n += 24 * (cap(q.series.Histograms) + cap(q.series.Exemplars))
-	n += 32*cap(q.learned) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()
+	n += 32*cap(q.learned) + 8*cap(q.admitted) + 8*cap(q.defined) + 16*cap(q.hashes) + q.ha.memory()
 	for i := range q.buffers[:cap(q.buffers)] {
 		b := &q.buffers[:cap(q.buffers)][i]
 		n += cap(b.b) + b.w.Cap()

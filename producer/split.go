@@ -30,6 +30,8 @@ type split struct {
 	parts  map[schema.Tenant]*part
 	order  []*part // the request itself first
 	last   *part   // of the series before: a scrape's series come together
+	total  int     // see refused
+	stored bool    // what could be written is
 	buf    []byte  // a series without the label
 	labels []schema.Label
 }
@@ -37,7 +39,8 @@ type split struct {
 // part is the request of one tenant. Once err is set nothing of it is written.
 type part struct {
 	*request
-	err error
+	err    error
+	looked int // series refused when split.refused looked last
 }
 
 // splitBy makes the request one that is split, if the producer does that.
@@ -66,17 +69,31 @@ func (q *request) walkSplit(body []byte, version string) error {
 	if err := cut(body); err != nil {
 		return err
 	}
-	for _, p := range q.split.order {
+	return q.split.learn()
+}
+
+// learn decides what waits for an election and lets the caches of the parts learn: what comes after a walk.
+func (s *split) learn() error {
+	for _, p := range s.order {
 		if p.err != nil {
 			continue
 		}
-		if err := p.cached(func() error { return nil }); err != nil { // what comes after a walk: elections, learning
+		if err := p.cached(func() error { return nil }); err != nil {
 			if err = p.failAlone(err); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// refused counts the series refused so far, when it is called after each of them.
+func (s *split) refused() int {
+	for _, p := range []*part{s.order[0], s.last} {
+		s.total += p.request.refused.series - p.looked
+		p.looked = p.request.refused.series
+	}
+	return s.total
 }
 
 func (q *request) splitV1(body []byte) error {
@@ -241,6 +258,7 @@ func (q *request) commitSplit(ctx context.Context) error {
 			return err
 		}
 	}
+	q.split.stored = true
 	var sum written
 	var answer error
 	for _, p := range q.split.order {

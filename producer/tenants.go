@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"sluice/internal/log"
 	"sluice/schema"
 )
 
@@ -26,12 +27,18 @@ type tenantState struct {
 	cache *seriesCache // nil: records of version 1
 	ha    *haGroups    // nil: the tenant has no HA pairs
 
+	headers     []log.Header // of its records
+	seriesLimit schema.SeriesLimit
+	admissions  *admissions // nil: no limit on series
+
 	lastUsed time.Time
 }
 
 // tenants holds the states of those seen lately.
 type tenants struct {
-	series *seriesBudget // nil: records of version 1
+	series      *seriesBudget // nil: records of version 1
+	headers     []log.Header  // of records
+	cardinality *cardinality  // nil: the limits on series are not kept
 
 	mu     sync.Mutex // guards states and the fields of each; what the fields point to is safe or never changed
 	states map[schema.Tenant]*tenantState
@@ -70,15 +77,16 @@ func (t *tenants) get(tenant schema.Tenant, lim *schema.Limits, partitions int32
 		s.forgetSeries()
 	}
 	s.adjustHA(lim)
+	t.cardinality.limitSeries(s, lim, t.headers)
 	if t.series == nil {
 		return *s
 	}
-	if of := lim.OfSeries(); s.cache != nil && (s.cache.limits != of || s.cache.worn()) {
+	ofSeries := lim.OfSeries()
+	if s.cache != nil && (s.cache.limits != ofSeries || s.cache.worn()) {
 		s.forgetSeries()
 	}
 	if s.cache == nil {
-		of := lim.OfSeries()
-		s.cache = newSeriesCache(&of, partitions, t.series)
+		s.cache = newSeriesCache(&ofSeries, partitions, t.series)
 	}
 	return *s
 }

@@ -177,6 +177,9 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 	var hash uint64
 	hash, q.hash = schema.SeriesHash(q.tenant, s.Labels, q.hash)
 	partition := q.state.shard.Partition(hash)
+	if ok, err := q.admit(hash, partition); !ok {
+		return err
+	}
 	if raw != nil && !mended {
 		if err := q.put(partition, raw); err != nil {
 			return err

@@ -69,6 +69,10 @@ const (
 	ErrLogDown       ErrorID = "err-sluice-log-unavailable"
 	ErrShuttingDown  ErrorID = "err-sluice-shutting-down"
 
+	// Cardinality.
+	ErrMaxSeriesPerUser   ErrorID = "err-sluice-max-series-per-user"
+	ErrMaxSeriesPerMetric ErrorID = "err-sluice-max-series-per-metric"
+
 	// Reading.
 	ErrQueryTooLong         ErrorID = "err-sluice-query-too-long"
 	ErrQueryTooDeep         ErrorID = "err-sluice-query-too-deep"
@@ -92,6 +96,7 @@ func ErrorIDs() []ErrorID {
 		ErrOTLPTemporality, ErrOTLPDataPoint,
 		ErrTooManyHAClusters,
 		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
+		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 	}
 }

@@ -45,6 +45,11 @@ type Limits struct {
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
 
+	// Active series of the tenant over all partitions, and those of one metric name. Only new series are refused. 0, the
+	// default, is no limit: a default that stops a tenant nobody has thought of does more harm than good.
+	MaxGlobalSeriesPerUser   int `yaml:"max_global_series_per_user"`
+	MaxGlobalSeriesPerMetric int `yaml:"max_global_series_per_metric"`
+
 	// How OTLP becomes series.
 	OTelTranslationStrategy                  string  `yaml:"otel_translation_strategy"`    // Prometheus' names; empty = escaping, suffixes by the next
 	OTelMetricSuffixesEnabled                bool    `yaml:"otel_metric_suffixes_enabled"` // _total and the unit behind metric names
@@ -162,6 +167,7 @@ func (l *Limits) OfSeries() Limits {
 	s.MaxNativeHistogramBuckets, s.MaxNativeHistogramSampleBytes, s.MaxMetadataLength = 0, 0, 0
 	s.CreationGracePeriod, s.PastGracePeriod, s.RejectOldSamples, s.RejectOldSamplesMaxAge = 0, 0, false, 0
 	s.MaxExemplars, s.BlocksRetentionPeriod = 0, 0
+	s.MaxGlobalSeriesPerUser, s.MaxGlobalSeriesPerMetric = 0, 0 // no concern of a known series
 	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
 	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
 	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false

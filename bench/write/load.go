@@ -15,7 +15,7 @@ import (
 // shards do. It is made before anything is measured.
 type Load struct {
 	Series, Scrapes, PerRequest, Tenants int
-	Version                              int // of the remote-write protocol, 1 or 2
+	Version                              int // of the remote-write protocol, 1 or 2; or ProtocolOTLP
 
 	requests [][]request // by scrape
 }
@@ -76,7 +76,13 @@ func (l *Load) Build() error {
 		for from := 0; from < l.Series; from += l.PerRequest {
 			to := min(from+l.PerRequest, l.Series)
 			var body []byte
-			if l.Version == 2 {
+			var err error
+			switch l.Version {
+			case ProtocolOTLP:
+				if body, err = otlpBody(all, from, to, scrape, t, rnd); err != nil {
+					return err
+				}
+			case 2:
 				symbols := writev2.NewSymbolTable()
 				var req writev2.Request
 				for i := from; i < to; i++ {
@@ -86,17 +92,18 @@ func (l *Load) Build() error {
 					})
 				}
 				req.Symbols = symbols.Symbols()
-				var err error
 				if body, err = req.Marshal(); err != nil {
 					return fmt.Errorf("encode request: %w", err)
 				}
-			} else {
+				body = snappy.Encode(nil, body)
+			default:
 				for i := from; i < to; i++ {
 					payload := schema.AppendSample(append([]byte{}, raw[i]...), t, 0, valueOf(i, scrape, rnd))
 					body = schema.AppendTimeSeries(body, payload)
 				}
+				body = snappy.Encode(nil, body)
 			}
-			r := request{body: snappy.Encode(nil, body), n: to - from}
+			r := request{body: body, n: to - from}
 			if l.Tenants > 0 {
 				r.tenant = fmt.Sprintf("tenant-%04d", len(requests)%l.Tenants)
 			}

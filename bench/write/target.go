@@ -42,6 +42,13 @@ func Targets(sluice string, version, tenants int) []Target {
 				"-storageDataPath=DIR", "-httpListenAddr=ADDR", "-retentionPeriod=100y", "-loggerLevel=ERROR"}},
 		)
 	}
+	if version == ProtocolOTLP {
+		all[0].Push = "/otlp/v1/metrics"
+		if tenants == 0 { // Debian's Prometheus and VictoriaMetrics are from before OTLP: this is a newer one
+			all = append(all, Target{Name: "prometheus", Path: filepath.FromSlash(".cache/bin/prometheus3"), Push: "/api/v1/otlp/v1/metrics", Logs: []string{"wal"}, Args: []string{
+				"--config.file=/dev/null", "--storage.tsdb.path=DIR", "--web.listen-address=ADDR", "--web.enable-otlp-receiver", "--log.level=error"}})
+		}
+	}
 	var found []Target
 	for _, t := range all {
 		if p, err := exec.LookPath(t.Path); err == nil {

@@ -54,8 +54,12 @@ func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figures, error)
 	if err := cfg.Load.Build(); err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(progress, "%d series, %d scrapes, %d samples a request, remote write %d.0, %.1f bytes a sample on the wire\n",
-		cfg.Load.Series, cfg.Load.Scrapes, cfg.Load.PerRequest, cfg.Load.Version, cfg.Load.bytesPerSample())
+	protocol := fmt.Sprintf("remote write %d.0", cfg.Load.Version)
+	if cfg.Load.Version == ProtocolOTLP {
+		protocol = "OTLP"
+	}
+	fmt.Fprintf(progress, "%d series, %d scrapes, %d samples a request, %s, %.1f bytes a sample on the wire\n",
+		cfg.Load.Series, cfg.Load.Scrapes, cfg.Load.PerRequest, protocol, cfg.Load.bytesPerSample())
 	var all []Figures
 	for round := range cfg.Rounds {
 		for _, t := range cfg.Targets {
@@ -165,10 +169,15 @@ func (p *process) post(ctx context.Context, client *http.Client, r *request, ver
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
-	req.Header.Set("Content-Encoding", "snappy")
 	req.Header.Set("Content-Type", "application/x-protobuf")
-	req.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
-	if version == 2 {
+	switch version {
+	case ProtocolOTLP:
+		req.Header.Set("Content-Encoding", "gzip")
+	case 1:
+		req.Header.Set("Content-Encoding", "snappy")
+		req.Header.Set("X-Prometheus-Remote-Write-Version", "0.1.0")
+	case 2:
+		req.Header.Set("Content-Encoding", "snappy")
 		req.Header.Set("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")
 		req.Header.Set("X-Prometheus-Remote-Write-Version", "2.0.0")
 	}

@@ -2,6 +2,8 @@ package write
 
 import (
 	"bytes"
+	"compress/gzip"
+	"io"
 	"strings"
 	"testing"
 
@@ -9,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 )
 
 // TestLoad: both protocols carry the same series, each once per scrape, always in the same request.
@@ -53,6 +56,37 @@ func TestLoad(t *testing.T) {
 	require.Len(t, seen, 100)
 	for series, n := range seen {
 		require.Equal(t, 3, n, series)
+	}
+}
+
+// TestLoadOTLP: the same series, as OTLP has them.
+func TestLoadOTLP(t *testing.T) {
+	l := &Load{Series: 200, Scrapes: 2, PerRequest: 60, Version: ProtocolOTLP}
+	require.NoError(t, l.Build())
+	seen := map[string]int{}
+	for _, requests := range l.requests {
+		for _, r := range requests {
+			z, err := gzip.NewReader(bytes.NewReader(r.body))
+			require.NoError(t, err)
+			raw, err := io.ReadAll(z)
+			require.NoError(t, err)
+			req := pmetricotlp.NewExportRequest()
+			require.NoError(t, req.UnmarshalProto(raw))
+			require.Equal(t, r.n, req.Metrics().DataPointCount())
+			for _, rm := range req.Metrics().ResourceMetrics().All() {
+				require.Equal(t, 2, rm.Resource().Attributes().Len())
+				for _, m := range rm.ScopeMetrics().At(0).Metrics().All() {
+					d := m.Sum().DataPoints().At(0)
+					require.Equal(t, 9, d.Attributes().Len())
+					pod, _ := d.Attributes().Get("pod")
+					seen[m.Name()+pod.Str()]++
+				}
+			}
+		}
+	}
+	require.Len(t, seen, 200)
+	for series, n := range seen {
+		require.Equal(t, 2, n, series)
 	}
 }
 
