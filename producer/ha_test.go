@@ -204,6 +204,11 @@ func TestMixedBatch(t *testing.T) {
 func TestManyClustersAtOnce(t *testing.T) {
 	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
 		f := newHAFixture(t, cfg, haLimits)
+		bad := withSamples(series("__name__", "up", "__replica__", "a", "cluster", "1", "zz", strings.Repeat("x", 5000)), f.sample(1))
+		w := send(t, f, append(f.of("1", "a", 2), bad))
+		requireRefused(t, w, 400, schema.ErrLabelValueTooLong)
+		require.Contains(t, w.Body.String(), "1 of 3 series were refused")
+		f.log.reset()
 		for range 2 {
 			w := send(t, f, append(f.of("1", "a", 2), append(f.of("2", "a", 2), f.of("3", "a", 2)...)...))
 			require.Equal(t, 204, w.Code, w.Body)
@@ -353,9 +358,14 @@ func TestMoreReplicasThanNumbers(t *testing.T) {
 			require.Equal(t, 204, send(t, f, f.of("eu", "b", 2)).Code)
 			require.Equal(t, 202, send(t, f, f.of("eu", "a", 2)).Code)
 		}
+		f.advance(30 * time.Second)
+		for range 3 {
+			require.Equal(t, 204, send(t, f, f.of("eu", "a", 2)).Code)
+			require.Equal(t, 202, send(t, f, f.of("eu", "b", 2)).Code)
+		}
 		names, samples := f.names(t)
 		require.Len(t, names, 2)
-		require.Equal(t, 12, samples)
+		require.Equal(t, 18, samples)
 		require.Len(t, groups.list, 3)
 	})
 }
@@ -371,6 +381,20 @@ func TestNoElectionWithoutLog(t *testing.T) {
 	w := send1(t, h, []prompb.TimeSeries{withSamples(series("__name__", "up", "__replica__", "a", "cluster", "eu"), one(1))})
 	requireRefused(t, w, 503, schema.ErrLogDown)
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
+}
+
+// TestDefinedOnceAfterFailover: a series that was only dropped so far is known after it was written once, like any other.
+func TestDefinedOnceAfterFailover(t *testing.T) {
+	f := newHAFixture(t, Config{}, haLimits)
+	require.Equal(t, 204, send1(t, f, f.of("eu", "a", 10)).Code)
+	require.Equal(t, 202, send1(t, f, f.of("eu", "b", 10)).Code)
+	f.advance(30 * time.Second)
+	for _, want := range []int{10, 0, 0} {
+		f.log.reset()
+		require.Equal(t, 204, send1(t, f, f.of("eu", "b", 10)).Code)
+		n, _ := f.log.defs(t)
+		require.Equal(t, want, n)
+	}
 }
 
 // TestDroppedCostNothing: what is not written has no ref, no definition and no record, and allocates nothing.
