@@ -43,6 +43,9 @@ func (p *process) serveIndex(w http.ResponseWriter, r *http.Request) {
 	if p.reader != nil {
 		fmt.Fprintf(w, "\nGrafana's Prometheus data source: %s://%s/prometheus\n", p.scheme, r.Host)
 	}
+	if p.producer != nil {
+		fmt.Fprintln(w, "\n/distributor/ha_tracker")
+	}
 	fmt.Fprint(w, "\n/ready  /-/healthy  /metrics  /config  /debug/pprof/\n")
 }
 

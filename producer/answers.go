@@ -39,6 +39,9 @@ func (p *Producer) usage(tenant schema.Tenant) map[string]float64 {
 	if p.cfg.Usage != nil {
 		maps.Copy(out, p.cfg.Usage(tenant))
 	}
+	if p.tracker != nil && p.limits.For(tenant).AcceptHASamples {
+		out["ha_max_clusters"] = float64(p.tracker.Clusters(tenant))
+	}
 	p.cardinality.usage(tenant, out)
 	now := p.now()
 	s, ok := p.tenants.peek(tenant)

@@ -30,29 +30,40 @@ type haGroups struct {
 	mu    sync.RWMutex
 	index map[string]uint16 // guarded by mu; by the names, the first with its length
 	list  []ha.Candidate    // guarded by mu; number 1 first
+	bytes int               // guarded by mu; of memory, about
 }
 
-// maxGroups bounds the replicas of a tenant that have numbers. Series of others are not remembered.
-const maxGroups = math.MaxUint16
+// The bounds of the replicas of a tenant that have numbers: how many, and the bytes that they take. Series of others are not
+// remembered.
+const (
+	maxGroups     = math.MaxUint16
+	maxGroupBytes = 8 << 20
+)
 
-// number returns the number of a replica, 0 if there are too many. name is scratch space.
-func (g *haGroups) number(cluster, replica, name []byte) (uint16, []byte) {
+// find returns the number of a replica, 0 if it has none, and what it is to be added under. name is scratch space.
+func (g *haGroups) find(cluster, replica, name []byte) (uint16, []byte) {
 	name = binary.AppendUvarint(name[:0], uint64(len(cluster)))
 	name = append(append(name, cluster...), replica...)
 	g.mu.RLock()
-	n, ok := g.index[string(name)]
-	g.mu.RUnlock()
-	if ok {
-		return n, name
-	}
+	defer g.mu.RUnlock()
+	return g.index[string(name)], name
+}
+
+// add returns the number of a replica, a new one if it has none; 0 if there are too many.
+func (g *haGroups) add(c ha.Candidate, name []byte) uint16 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if n, ok = g.index[string(name)]; !ok && len(g.list) < maxGroups {
-		g.list = append(g.list, ha.Candidate{Cluster: string(cluster), Replica: string(replica)})
-		n = uint16(len(g.list))
-		g.index[string(name)] = n
+	if n := g.index[string(name)]; n != 0 {
+		return n
 	}
-	return n, name
+	size := 2*len(name) + 100
+	if len(g.list) == maxGroups || g.bytes+size > maxGroupBytes {
+		return 0
+	}
+	g.bytes += size
+	g.list = append(g.list, c)
+	g.index[string(name)] = uint16(len(g.list))
+	return uint16(len(g.list))
 }
 
 func (g *haGroups) get(n uint16) ha.Candidate {
@@ -75,6 +86,7 @@ func (s *tenantState) adjustHA(lim *schema.Limits) {
 type haRequest struct {
 	ctx      context.Context
 	group    uint16       // of the series at hand; 0 = none
+	nameless bool         // the series at hand is of a pair, and there is no group for it
 	verdicts []ha.Verdict // by group; 0 = not asked yet
 	waiting  []waiting
 	held     []byte // their payloads
@@ -122,11 +134,44 @@ func (q *request) verdict(group uint16) ha.Verdict {
 	if int(group) < len(h.verdicts) && h.verdicts[group] != 0 {
 		return h.verdicts[group]
 	}
+	v := q.judge(q.state.ha.get(group))
+	h.remember(group, v)
+	return v
+}
+
+// remember keeps a verdict for the rest of the request.
+func (h *haRequest) remember(group uint16, v ha.Verdict) {
 	if n := int(group) + 1; n > len(h.verdicts) {
 		h.verdicts = slices.Grow(h.verdicts, n-len(h.verdicts))[:n]
 	}
-	h.verdicts[group] = q.judge(q.state.ha.get(group))
-	return h.verdicts[group]
+	h.verdicts[group] = v
+}
+
+// decide says what becomes of a series of a replica, and notes its group if it has one. A replica gets a number as soon as its
+// cluster has elected: clusters that are refused have none, however many they are.
+func (q *request) decide(cluster, replica []byte) (c ha.Candidate, v ha.Verdict) {
+	h, groups := &q.ha, q.state.ha
+	h.group, h.name = groups.find(cluster, replica, h.name)
+	if h.group != 0 {
+		return groups.get(h.group), q.verdict(h.group)
+	}
+	c = ha.Candidate{Cluster: string(cluster), Replica: string(replica)}
+	if v = q.judge(c); v == ha.Accept || v == ha.Drop {
+		h.group = groups.add(c, h.name)
+		if h.nameless = h.group == 0; !h.nameless {
+			h.remember(h.group, v)
+		}
+	}
+	return c, v
+}
+
+// learn has q.series remembered once the walk is over. Of an HA pair it is not without its group: later on nothing would tell
+// that it is of one.
+func (q *request) learn(l learned) {
+	if q.state.cache != nil && !q.ha.nameless {
+		l.group = q.ha.group
+		q.learned = append(q.learned, l)
+	}
 }
 
 func (q *request) judge(c ha.Candidate) ha.Verdict {
@@ -143,15 +188,15 @@ func (q *request) dropKnown(s *knownSeries) {
 	if s.seen.Load() != q.clock {
 		s.seen.Store(q.clock)
 	}
-	q.countDeduplicated(s.group)
+	if q.ha.example == (ha.Candidate{}) {
+		q.ha.example = q.state.ha.get(s.group)
+	}
+	q.countDeduplicated()
 }
 
 // countDeduplicated counts q.series as one that another replica is elected for.
-func (q *request) countDeduplicated(group uint16) {
+func (q *request) countDeduplicated() {
 	s, h := &q.series, &q.ha
-	if h.example == (ha.Candidate{}) && group != 0 {
-		h.example = q.state.ha.get(group)
-	}
 	h.dropped = h.dropped.plus(written{len(s.Samples), len(s.Histograms), len(s.Exemplars)})
 }
 
@@ -159,7 +204,7 @@ func (q *request) countDeduplicated(group uint16) {
 // to be done with it in this walk: it was dropped, refused, or set aside until its cluster has elected.
 func (q *request) takeReplica(key seriesKey, payload []byte, v2 *schema.SeriesV2) (mended, done bool, err error) {
 	h, s := &q.ha, &q.series
-	h.group = 0
+	h.group, h.nameless = 0, false
 	if q.state.ha == nil {
 		return false, false, nil
 	}
@@ -172,29 +217,17 @@ func (q *request) takeReplica(key seriesKey, payload []byte, v2 *schema.SeriesV2
 		q.refuseParsed(schema.ErrLabelValueTooLong, fmt.Sprintf("the name of an HA cluster or replica has %d bytes, more than %d", n, ha.MaxNameBytes))
 		return false, true, nil
 	}
-	h.group, h.name = q.state.ha.number(cluster, replica, h.name)
-	candidate := ha.Candidate{}
-	var verdict ha.Verdict
-	if h.group != 0 {
-		verdict = q.verdict(h.group)
-	} else {
-		candidate = ha.Candidate{Cluster: string(cluster), Replica: string(replica)}
-		verdict = q.judge(candidate)
-	}
+	candidate, verdict := q.decide(cluster, replica)
 	switch verdict {
 	case ha.Drop:
-		if q.state.cache != nil && h.group != 0 {
-			q.learned = append(q.learned, learned{key: key, partition: unplaced, group: h.group})
-		}
-		q.countDeduplicated(h.group)
+		q.learn(learned{key: key, partition: unplaced})
+		h.example = candidate
+		q.countDeduplicated()
 		return false, true, nil
 	case ha.TooMany:
 		q.refuseParsed(schema.ErrTooManyHAClusters, fmt.Sprintf("HA cluster %.100q is one more than ha_max_clusters of %d", cluster, q.limits.HAMaxClusters))
 		return false, true, nil
 	case ha.Unknown:
-		if h.group != 0 {
-			candidate = q.state.ha.get(h.group)
-		}
 		return false, true, q.setAside(candidate, key, payload, v2)
 	}
 	s.Labels = slices.Delete(s.Labels, at, at+1)

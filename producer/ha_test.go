@@ -204,6 +204,11 @@ func TestMixedBatch(t *testing.T) {
 func TestManyClustersAtOnce(t *testing.T) {
 	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
 		f := newHAFixture(t, cfg, haLimits)
+		bad := withSamples(series("__name__", "up", "__replica__", "a", "cluster", "1", "zz", strings.Repeat("x", 5000)), f.sample(1))
+		w := send(t, f, append(f.of("1", "a", 2), bad))
+		requireRefused(t, w, 400, schema.ErrLabelValueTooLong)
+		require.Contains(t, w.Body.String(), "1 of 3 series were refused")
+		f.log.reset()
 		for range 2 {
 			w := send(t, f, append(f.of("1", "a", 2), append(f.of("2", "a", 2), f.of("3", "a", 2)...)...))
 			require.Equal(t, 204, w.Code, w.Body)
@@ -219,6 +224,63 @@ func TestManyClustersAtOnce(t *testing.T) {
 			names, samples := f.names(t)
 			require.Equal(t, 2, samples)
 			require.Contains(t, names, "__name__=up,cluster=3,i=0")
+		}
+	})
+}
+
+// TestPairsAndRelabelling: the tenant's rules see series of the elected replica, without its label, and whatever they drop stays dropped
+// after a failover.
+func TestPairsAndRelabelling(t *testing.T) {
+	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
+		f := newHAFixture(t, cfg, `default:
+  accept_ha_samples: true
+  metric_relabel_configs:
+    - {source_labels: [i], regex: "[3-9]", action: drop}
+    - {source_labels: [__replica__], regex: ".+", action: drop}
+    - {source_labels: [i], regex: "0", target_label: zero, replacement: "yes"}
+`)
+		want := map[string]bool{"__name__=up,cluster=eu,i=0,zero=yes": true, "__name__=up,cluster=eu,i=1": true, "__name__=up,cluster=eu,i=2": true}
+		for _, elected := range []string{"a", "b", "a"} {
+			other := map[string]string{"a": "b", "b": "a"}[elected]
+			for range 3 {
+				require.Equal(t, 204, send(t, f, f.of("eu", elected, 10)).Code)
+				names, samples := f.names(t)
+				require.Equal(t, want, names)
+				require.Equal(t, 3, samples)
+				require.Equal(t, 202, send(t, f, f.of("eu", other, 10)).Code)
+			}
+			f.advance(30 * time.Second)
+		}
+		require.EqualValues(t, 3*3*7, testutil.ToFloat64(f.metrics.dropped.WithLabelValues("team-a")))
+		require.EqualValues(t, 3*3*10, testutil.ToFloat64(f.metrics.deduplicated.WithLabelValues("team-a")))
+	})
+}
+
+// TestPairsOfManyTenants: a stream that is split by a label has pairs in each part.
+func TestPairsOfManyTenants(t *testing.T) {
+	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
+		cfg.TenantLabel, cfg.StripTenantLabel = "tenant", true
+		f := newHAFixture(t, cfg, haLimits)
+		batch := func(replicas map[string]string) (all []prompb.TimeSeries) {
+			for i := range 5 {
+				for _, tenant := range []string{"one", "two"} {
+					all = append(all, withSamples(series("__name__", "up", "__replica__", replicas[tenant], "cluster", "eu", "i", fmt.Sprint(i), "tenant", tenant), f.sample(1)))
+				}
+			}
+			return all
+		}
+		for range 2 {
+			require.Equal(t, 204, send(t, f, batch(map[string]string{"one": "a", "two": "b"})).Code)
+			_, samples := f.names(t)
+			require.Equal(t, 10, samples)
+			w := send(t, f, batch(map[string]string{"one": "a", "two": "a"}))
+			require.Equal(t, 202, w.Code, w.Body)
+			require.Contains(t, w.Body.String(), "deduplicated: 5 samples are not written, replica \"a\" of HA cluster \"eu\"")
+			if len(w.Header()[headerSamplesWritten]) > 0 {
+				require.Equal(t, "10", w.Header().Get(headerSamplesWritten))
+			}
+			_, samples = f.names(t)
+			require.Equal(t, 5, samples)
 		}
 	})
 }
@@ -270,6 +332,44 @@ func TestHALabelsAtTheEdge(t *testing.T) {
 	}
 }
 
+// TestMoreReplicasThanNumbers: a tenant with more replicas than are numbered is slower and nothing else. Clusters that are refused
+// take no numbers.
+func TestMoreReplicasThanNumbers(t *testing.T) {
+	eachVersion(t, func(t *testing.T, cfg Config, send sender) {
+		f := newHAFixture(t, cfg, haLimits)
+		require.Equal(t, 204, send(t, f, f.of("eu", "a", 2)).Code)
+		for i := range 20 {
+			want := 204
+			if i >= 2 {
+				want = 400
+			}
+			require.Equal(t, want, send(t, f, f.of(fmt.Sprint(i), "a", 2)).Code)
+		}
+		groups := f.tenants.states["team-a"].ha
+		require.Len(t, groups.list, 3)
+		groups.bytes = maxGroupBytes
+		f.log.reset()
+		for range 3 {
+			require.Equal(t, 202, send(t, f, f.of("eu", "b", 2)).Code)
+			require.Equal(t, 204, send(t, f, f.of("eu", "a", 2)).Code)
+		}
+		f.advance(30 * time.Second)
+		for range 3 {
+			require.Equal(t, 204, send(t, f, f.of("eu", "b", 2)).Code)
+			require.Equal(t, 202, send(t, f, f.of("eu", "a", 2)).Code)
+		}
+		f.advance(30 * time.Second)
+		for range 3 {
+			require.Equal(t, 204, send(t, f, f.of("eu", "a", 2)).Code)
+			require.Equal(t, 202, send(t, f, f.of("eu", "b", 2)).Code)
+		}
+		names, samples := f.names(t)
+		require.Len(t, names, 2)
+		require.Equal(t, 18, samples)
+		require.Len(t, groups.list, 3)
+	})
+}
+
 // TestNoElectionWithoutLog: if nothing can be decided the sender keeps its samples.
 func TestNoElectionWithoutLog(t *testing.T) {
 	f := newFixture(t, Config{AppendTimeout: 10 * time.Millisecond}, haLimits, 4)
@@ -281,6 +381,20 @@ func TestNoElectionWithoutLog(t *testing.T) {
 	w := send1(t, h, []prompb.TimeSeries{withSamples(series("__name__", "up", "__replica__", "a", "cluster", "eu"), one(1))})
 	requireRefused(t, w, 503, schema.ErrLogDown)
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
+}
+
+// TestDefinedOnceAfterFailover: a series that was only dropped so far is known after it was written once, like any other.
+func TestDefinedOnceAfterFailover(t *testing.T) {
+	f := newHAFixture(t, Config{}, haLimits)
+	require.Equal(t, 204, send1(t, f, f.of("eu", "a", 10)).Code)
+	require.Equal(t, 202, send1(t, f, f.of("eu", "b", 10)).Code)
+	f.advance(30 * time.Second)
+	for _, want := range []int{10, 0, 0} {
+		f.log.reset()
+		require.Equal(t, 204, send1(t, f, f.of("eu", "b", 10)).Code)
+		n, _ := f.log.defs(t)
+		require.Equal(t, want, n)
+	}
 }
 
 // TestDroppedCostNothing: what is not written has no ref, no definition and no record, and allocates nothing.
@@ -299,22 +413,30 @@ func TestDroppedCostNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkHA is the walk over known series without HA pairs, with an elected replica, and with one that is not.
+// BenchmarkHA is the walk over known series without HA pairs, with an elected replica, and with one that is not. The three take
+// turns, so that what else the machine does disturbs them alike; the ratios are to the first.
 func BenchmarkHA(b *testing.B) {
-	for _, c := range []struct{ name, limits, replica string }{
-		{"off", "", "a"}, {"elected", haLimits, "a"}, {"deduplicated", haLimits, "b"},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			f := newHAFixture(b, Config{}, c.limits)
-			f.log.discard = true
-			require.NoError(b, f.Push(b.Context(), "team-a", haBody(b, "a")))
-			body := haBody(b, c.replica)
-			b.ReportAllocs()
-			for b.Loop() {
-				require.NoError(b, f.Push(b.Context(), "team-a", body))
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/benchSeries, "ns/sample")
-		})
+	kinds := []struct{ name, limits, replica string }{{"off", "", "a"}, {"elected", haLimits, "a"}, {"deduplicated", haLimits, "b"}}
+	var pushes []func()
+	for _, k := range kinds {
+		f := newHAFixture(b, Config{}, k.limits)
+		f.log.discard = true
+		require.NoError(b, f.Push(b.Context(), "team-a", haBody(b, "a")))
+		body := haBody(b, k.replica)
+		pushes = append(pushes, func() { require.NoError(b, f.Push(b.Context(), "team-a", body)) })
+		pushes[len(pushes)-1]()
+	}
+	took := make([]time.Duration, len(kinds))
+	for b.Loop() {
+		for i, push := range pushes {
+			begun := time.Now()
+			push()
+			took[i] += time.Since(begun)
+		}
+	}
+	for i, k := range kinds {
+		b.ReportMetric(float64(took[i].Nanoseconds())/float64(b.N)/benchSeries, k.name+"-ns/sample")
+		b.ReportMetric(float64(took[i])/float64(took[0]), k.name+"/off")
 	}
 }
 

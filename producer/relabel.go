@@ -125,6 +125,6 @@ func (q *request) dropUnknown(key seriesKey, known *knownSeries) {
 	case known != nil && known.partition != unplaced:
 		q.defined = append(q.defined, known)
 	default:
-		q.learned = append(q.learned, learned{key: key, partition: nowhere, group: q.ha.group})
+		q.learn(learned{key: key, partition: nowhere})
 	}
 }

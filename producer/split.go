@@ -72,13 +72,13 @@ func (q *request) walkSplit(body []byte, version string) error {
 	return q.split.learn()
 }
 
-// learn decides what waits for an election and lets the caches of the parts learn: what comes after a walk.
+// learn ends the walks of the parts: elections, and what the caches learn.
 func (s *split) learn() error {
 	for _, p := range s.order {
 		if p.err != nil {
 			continue
 		}
-		if err := p.cached(func() error { return nil }); err != nil {
+		if err := p.settle(); err != nil {
 			if err = p.failAlone(err); err != nil {
 				return err
 			}

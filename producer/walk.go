@@ -29,15 +29,24 @@ func (q *request) walk(body []byte, version string) error {
 
 // cached walks with the cache of series at hand, if there is one, and lets it learn.
 func (q *request) cached(cut func() error) error {
-	c := q.state.cache
-	err := q.locked(c, cut)
-	if err == nil && len(q.ha.waiting) > 0 {
-		err = q.elect(c)
+	if err := q.locked(q.state.cache, cut); err != nil {
+		return err
 	}
-	if err == nil && c != nil {
+	return q.settle()
+}
+
+// settle ends a walk: series that wait for an election are walked over, and the cache learns.
+func (q *request) settle() error {
+	c := q.state.cache
+	if len(q.ha.waiting) > 0 {
+		if err := q.elect(c); err != nil {
+			return err
+		}
+	}
+	if c != nil {
 		q.defined = c.learn(q.learned, q.clock, q.defined)
 	}
-	return err
+	return nil
 }
 
 // locked holds the cache, if there is one, as it is while f looks into it.

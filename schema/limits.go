@@ -94,7 +94,7 @@ func DefaultLimits() Limits {
 // The bounds of ha_tracker_failover_timeout. Producers tell each other every five seconds whom they have heard of.
 const (
 	MinHAFailover = 10 * time.Second
-	MaxHAFailover = 24 * time.Hour
+	MaxHAFailover = 30 * time.Minute
 )
 
 // validateHA refuses settings of HA pairs that cannot be meant.

@@ -19,7 +19,7 @@ const (
 	// appendTimeout bounds one attempt to write.
 	appendTimeout = 10 * time.Second
 
-	// sweepEvery is how often it is looked for what nobody has heard of for forgetAfter.
+	// sweepEvery is how often it is looked for what nobody has heard of for forgetAfter, which is longer than any time-out.
 	sweepEvery   = time.Minute
 	forgetAfter  = time.Hour
 	sweepRecords = 1000
@@ -148,7 +148,7 @@ func (t *Tracker) sweep(now time.Time) (recs []log.Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, c := range t.byClaim {
-		if after := max(forgetAfter, 2*time.Duration(c.timeout)*time.Millisecond); t.silent(c, after, now) && len(recs) < sweepRecords {
+		if t.silent(c, forgetAfter, now) && len(recs) < sweepRecords {
 			recs = append(recs, encodeForget(c.tenant, c.name, c.claim))
 		}
 	}

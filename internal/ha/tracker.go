@@ -268,6 +268,13 @@ func (t *Tracker) claimed(begun []*cluster) {
 	}
 }
 
+// Clusters is how many clusters of a tenant are known here.
+func (t *Tracker) Clusters(tenant schema.Tenant) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.tenants[tenant])
+}
+
 // catchUp waits until the history of the topic is known.
 func (t *Tracker) catchUp(ctx context.Context) error {
 	t.ask.Do(func() { close(t.asked) })

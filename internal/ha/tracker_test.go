@@ -101,9 +101,12 @@ func agree(t testing.TB, cluster string, all ...*process) string {
 }
 
 // inTime runs a test on an embedded log in fake time: log time and the processes' time are the same, and pass when all wait.
-func inTime(t *testing.T, f func(t *testing.T, l log.Log)) {
+func inTime(t *testing.T, f func(t *testing.T, l log.Log)) { onClock(t, nil, f) }
+
+// onClock is inTime with a log that has a clock of its own.
+func onClock(t *testing.T, now func() time.Time, f func(t *testing.T, l log.Log)) {
 	synctest.Test(t, func(t *testing.T) {
-		l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 1, Fsync: log.FsyncOff}, slog.New(slog.DiscardHandler), nil)
+		l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 1, Fsync: log.FsyncOff, Now: now}, slog.New(slog.DiscardHandler), nil)
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, l.Close()) })
 		f(t, l)
@@ -194,6 +197,50 @@ func TestFailoverHere(t *testing.T) {
 		require.Equal(t, Accept, p.push(t, "eu", "b"))
 		require.Equal(t, Drop, p.push(t, "eu", "a"))
 	})
+}
+
+// TestLogClockJumps: a log whose clock is set forward elects nobody, and neither does one whose clock was set back.
+func TestLogClockJumps(t *testing.T) {
+	var offset atomic.Int64
+	onClock(t, func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }, func(t *testing.T, l log.Log) {
+		p, q := start(t, l, "p"), start(t, l, "q")
+		heard := func(replica string, rounds int) {
+			for range rounds {
+				require.Equal(t, Accept, p.push(t, "eu", replica))
+				time.Sleep(5 * time.Second)
+			}
+		}
+		heard("a", 5)
+		require.Equal(t, Drop, q.push(t, "eu", "b"))
+		offset.Store(int64(time.Hour))
+		require.Equal(t, Accept, p.push(t, "us", "a")) // a record, so that the new time is known
+		require.NoError(t, q.Sync(t.Context()))
+		require.Equal(t, Drop, q.push(t, "eu", "b"))
+		time.Sleep(timeout + ageUnit*time.Millisecond)
+		require.Equal(t, Accept, q.push(t, "eu", "b"), "it is really silent")
+		require.Equal(t, "b", agree(t, "eu", p, q))
+
+		// Set back, log time stands still for an hour. Claims would not count, so there are none.
+		heard("b", 5)
+		offset.Store(0)
+		claims := testutil.ToFloat64(p.metrics.claims)
+		for range 20 {
+			tick(t, l)
+			require.NoError(t, p.Sync(t.Context()))
+			require.Equal(t, Drop, p.push(t, "eu", "a"))
+			time.Sleep(5 * time.Second)
+		}
+		require.Equal(t, claims, testutil.ToFloat64(p.metrics.claims))
+		time.Sleep(time.Hour)
+		tick(t, l)
+		require.NoError(t, p.Sync(t.Context()))
+		require.Equal(t, Accept, p.push(t, "eu", "a"))
+	})
+}
+
+// tick lets log time advance, as the announcements of members do.
+func tick(t *testing.T, l log.Log) {
+	require.NoError(t, l.Append(context.Background(), log.TopicControl, []log.Record{{Key: []byte("member/x"), Value: []byte("{}")}}))
 }
 
 // TestFlapping: a replica that is away for less than the time-out, again and again, loses nothing.
