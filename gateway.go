@@ -74,6 +74,14 @@ func rights() map[string]auth.Right {
 		"/debug/pprof/symbol":  auth.Admin,
 		"/debug/pprof/trace":   auth.Admin,
 
+		"GET /distributor/ha_tracker": auth.Admin, // shows every tenant
+
+		"GET /api/v1/user_limits": auth.Read,
+		"GET /api/v1/rejects":     auth.Read,
+
+		"/otlp/v1/metrics":        auth.Write,
+		"/api/v1/otlp/v1/metrics": auth.Write,
+
 		"/api/v1/push":    auth.Write,
 		"/api/prom/push":  auth.Write,
 		"/api/v1/write":   auth.Write,

@@ -26,7 +26,7 @@ import (
 	"sluice/schema"
 )
 
-// written returns the series in the log by tenant, as text, sorted, and what their metadata are of.
+// byTenant returns the series in the log by tenant, as text, sorted, and what their metadata are of.
 func (f *fakeLog) byTenant(t testing.TB) map[string][]string {
 	t.Helper()
 	out := map[string][]string{}

@@ -243,7 +243,7 @@ func (f *federated) Close() error {
 	return errors.Join(errs...)
 }
 
-// exemplars is the exemplar querier of several tenants.
+// federatedExemplars is the exemplar querier of several tenants.
 type federatedExemplars struct{ members []*exemplarQuerier }
 
 // Select asks the tenants one after the other: exemplars are few.
