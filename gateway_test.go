@@ -95,10 +95,14 @@ func TestEveryEndpointHasARight(t *testing.T) {
 	found, table := patterns(mounted(t).mux), rights()
 	require.Greater(t, len(found), 60, "net/http has changed: this test does not find the patterns any more")
 	for pattern := range found {
-		require.Contains(t, table, pattern, "%s is mounted, but rights() in gateway.go does not say who may use it", pattern)
+		if table[pattern] == "" {
+			t.Errorf("%s is mounted, but rights() in gateway.go does not say who may use it", pattern)
+		}
 	}
 	for pattern := range table {
-		require.Contains(t, found, pattern, "rights() in gateway.go has a line for %s, which is not mounted", pattern)
+		if !found[pattern] {
+			t.Errorf("rights() in gateway.go has a line for %s, which is not mounted", pattern)
+		}
 	}
 }
 

@@ -319,13 +319,14 @@ func TestRoomIsGivenBack(t *testing.T) {
 	for i := range 5 {
 		require.Equal(t, http.StatusServiceUnavailable, f.push(t, some("m", 100*i, 100*i+100)).Code)
 	}
-	body, err := some("m", 0, 100).Marshal()
+	body, err := some("x", 0, 100).Marshal()
 	require.NoError(t, err)
 	broken.err = nil
 	w := f.post(encode(t, raw(append(body, 0x0a))), "Content-Type", "application/x-protobuf", "X-Scope-OrgID", "team-a")
 	requireRefused(t, w, http.StatusBadRequest, schema.ErrDecode)
 	c.sends(f, some("n", 0, 100), 0, "")
 	c.sends(f, some("n", 0, 101), 1, schema.ErrMaxSeriesPerUser)
+	c.sends(f, some("m", 0, 500), 500, schema.ErrMaxSeriesPerUser) // the cache remembers them, but nothing of them was written
 }
 
 type raw []byte

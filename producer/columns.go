@@ -37,6 +37,13 @@ func (q *request) addDefined(key seriesKey, known *knownSeries, mended bool) err
 	var ref uint32
 	if known != nil && known.partition != unplaced {
 		partition, ref = int32(known.partition), known.ref
+		if q.state.admissions != nil && known.defined.Load() == 0 { // the request that brought it was not written
+			hash, scratch := schema.SeriesHash(q.tenant, s.Labels, q.hash)
+			q.hash = scratch
+			if ok, err := q.admit(hash, partition); !ok {
+				return err
+			}
+		}
 		q.defined = append(q.defined, known)
 	} else {
 		var hash uint64

@@ -31,14 +31,17 @@ func (q *request) store(ctx context.Context, limitRate bool) error {
 	if err := q.append(ctx); err != nil {
 		return err
 	}
-	q.written = q.handled()
-	q.count()
+	q.stored()
 	return nil
 }
 
-// handled is what the sender is told to be written. What the tenant's own rules drop, and what another replica is elected for,
-// is dealt with as it should be: a sender must not take it for lost.
-func (q *request) handled() written { return q.accepted.plus(q.dropped).plus(q.ha.dropped) }
+// stored notes that the records are durable. What the tenant's own rules drop, and what another replica is elected for, is
+// dealt with as it should be: a sender must not take it for lost.
+func (q *request) stored() {
+	q.acknowledged()
+	q.written = q.accepted.plus(q.dropped).plus(q.ha.dropped)
+	q.count()
+}
 
 // allowSamples takes what was accepted out of the tenant's rates.
 func (q *request) allowSamples() error {
@@ -62,16 +65,11 @@ func (q *request) allowRequest() error {
 
 // append makes the records durable.
 func (q *request) append(ctx context.Context) error {
-	if q.used == 0 {
-		q.acknowledged() // what is remembered as dropped needs no record
+	if q.used == 0 { // what is remembered as dropped needs no record
 		return nil
 	}
 	q.encode()
-	if err := q.p.write(ctx, q.recs); err != nil {
-		return err
-	}
-	q.acknowledged()
-	return nil
+	return q.p.write(ctx, q.recs)
 }
 
 // encode makes records of the buffers.

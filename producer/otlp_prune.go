@@ -146,7 +146,9 @@ func (p *pruner) exemplars(list pmetric.ExemplarSlice) {
 	list.RemoveIf(func(e pmetric.Exemplar) bool {
 		bad := e.ValueType() == pmetric.ExemplarValueTypeEmpty || e.FilteredAttributes().Len() > maxAttributes
 		if bad {
-			p.q.refused.add(schema.ErrExemplarInvalid, 1)
+			if first := p.q.refused.add(schema.ErrExemplarInvalid, 1); first != nil {
+				first.message, first.harmless = "an exemplar has no value or too many attributes", true
+			}
 		}
 		return bad
 	})

@@ -138,9 +138,9 @@ func (t *translation) Append(_ storage.SeriesRef, ls labels.Labels, st, at int64
 	b := appendLabelSet(t.payloads, ls)
 	switch {
 	case fh != nil:
-		b, err = appendMessage(b, 4, new(writev2.FromFloatHistogram(st, at, fh)))
+		b, err = appendHistogram(b, new(writev2.FromFloatHistogram(st, at, fh)))
 	case h != nil:
-		b, err = appendMessage(b, 4, new(writev2.FromIntHistogram(st, at, h)))
+		b, err = appendHistogram(b, new(writev2.FromIntHistogram(st, at, h)))
 	default:
 		b = schema.AppendSample(b, at, st, v)
 	}
@@ -238,14 +238,14 @@ func uvarintSize(n int) (size int) {
 	return size
 }
 
-// appendMessage appends m as a field.
-func appendMessage(dst []byte, number int, m *writev2.Histogram) ([]byte, error) {
-	size := m.Size()
-	dst = binary.AppendUvarint(dst, uint64(number)<<3|2)
+// appendHistogram appends h as a field of a TimeSeries. Its message is the same in 1.0 and 2.0, but for the start time.
+func appendHistogram(dst []byte, h *writev2.Histogram) ([]byte, error) {
+	size := h.Size()
+	dst = append(dst, 4<<3|2)
 	dst = binary.AppendUvarint(dst, uint64(size))
 	at := len(dst)
 	dst = slices.Grow(dst, size)[:at+size]
-	_, err := m.MarshalToSizedBuffer(dst[at:])
+	_, err := h.MarshalToSizedBuffer(dst[at:])
 	return dst, err
 }
 

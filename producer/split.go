@@ -72,14 +72,16 @@ func (q *request) walkSplit(body []byte, version string) error {
 	return q.split.learn()
 }
 
-// learn ends the walks of the parts.
+// learn ends the walks of the parts: elections, and what the caches learn.
 func (s *split) learn() error {
 	for _, p := range s.order {
 		if p.err != nil {
 			continue
 		}
 		if err := p.settle(); err != nil {
-			return err
+			if err = p.failAlone(err); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -143,13 +145,7 @@ func (q *request) addToPart(payload, raw []byte, v2 *schema.SeriesV2) error {
 		return err
 	}
 	// One cache at a time: two requests that hold each other's would wait for ever.
-	add := func() error { return to.addSeries(payload, raw, v2) }
-	if c := to.state.cache; c != nil {
-		err = to.locked(c, add)
-	} else {
-		err = add()
-	}
-	if err != nil {
+	if err = to.locked(to.state.cache, func() error { return to.addSeries(payload, raw, v2) }); err != nil {
 		return to.failAlone(err)
 	}
 	return nil
@@ -267,9 +263,8 @@ func (q *request) commitSplit(ctx context.Context) error {
 	var answer error
 	for _, p := range q.split.order {
 		if p.err == nil {
-			p.acknowledged()
-			sum = sum.plus(p.handled())
-			p.count()
+			p.stored()
+			sum = sum.plus(p.written)
 			if p.request != q { // one answer tells of all of them
 				q.ha.add(&p.ha)
 			}

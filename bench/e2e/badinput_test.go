@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/stretchr/testify/require"
@@ -89,7 +90,8 @@ func badBodies(t *testing.T) []bad {
 		{"snappy cut short", packed[:len(packed)-3], nil, []int{400}, decode},
 		{"protobuf cut short", pack(whole[:len(whole)-3]), nil, []int{400}, decode},
 		{"protobuf of noise", pack(bytes.Repeat([]byte{0x0a, 0xff, 0x01}, 50)), nil, []int{400}, decode},
-		{"zstd", packed, map[string]string{"Content-Encoding": "zstd"}, []int{415}, []schema.ErrorID{schema.ErrContentEncoding}},
+		{"snappy sent as zstd", packed, map[string]string{"Content-Encoding": "zstd"}, []int{400}, decode},
+		{"zstd bomb", zstdBomb(t), map[string]string{"Content-Encoding": "zstd"}, []int{413}, large},
 		{"gzip", packed, map[string]string{"Content-Encoding": "gzip"}, []int{415}, []schema.ErrorID{schema.ErrContentEncoding}},
 		{"JSON", []byte(`{"a":1}`), map[string]string{"Content-Type": "application/json"}, []int{415}, []schema.ErrorID{schema.ErrContentType}},
 		{"unknown proto", packed, map[string]string{"Content-Type": "application/x-protobuf;proto=io.prometheus.write.v9.Request"}, []int{415}, []schema.ErrorID{schema.ErrContentType}},
@@ -104,7 +106,7 @@ func badBodies(t *testing.T) []bad {
 		{"label name of 64 KB", pack(request(t, labelled("__name__", "x", strings.Repeat("n", 1<<16), "v"))), nil, []int{400}, []schema.ErrorID{schema.ErrLabelNameTooLong}},
 		{"no labels", pack(request(t, labelled())), nil, []int{400}, []schema.ErrorID{schema.ErrNoLabels, schema.ErrMissingMetricName}},
 		{"no metric name", pack(request(t, labelled("a", "b"))), nil, []int{400}, []schema.ErrorID{schema.ErrMissingMetricName}},
-		{"unsorted labels", pack(request(t, labelled("__name__", "x", "b", "1", "a", "2"))), nil, []int{400}, []schema.ErrorID{schema.ErrLabelsNotSorted}},
+		{"unsorted duplicate labels", pack(request(t, labelled("__name__", "x", "b", "1", "a", "2", "b", "1"))), nil, []int{400}, []schema.ErrorID{schema.ErrDuplicateLabelNames}},
 		{"duplicate labels", pack(request(t, labelled("__name__", "x", "a", "1", "a", "2"))), nil, []int{400}, []schema.ErrorID{schema.ErrDuplicateLabelNames}},
 		{"empty label name", pack(request(t, labelled("", "1", "__name__", "x"))), nil, []int{400}, []schema.ErrorID{schema.ErrLabelNameInvalid}},
 		{"label name that is no UTF-8", pack(request(t, labelled("__name__", "x", "a\xff\xfe", "1"))), nil, []int{400}, []schema.ErrorID{schema.ErrLabelNameInvalid}},
@@ -120,6 +122,13 @@ func badBodies(t *testing.T) []bad {
 		}), nil, []int{400}, []schema.ErrorID{schema.ErrHistogramInvalid}},
 		{"histogram with 10^5 buckets", hist(wideHistogram(100_000)), nil, []int{400}, []schema.ErrorID{schema.ErrHistogramBuckets, schema.ErrHistogramInvalid}},
 	}
+}
+
+func zstdBomb(t *testing.T) []byte {
+	w, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	defer w.Close()
+	return w.EncodeAll(make([]byte, 200<<20), nil)
 }
 
 func wideHistogram(n int) prompb.Histogram {
@@ -171,7 +180,7 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("neighbours", func(t *testing.T) {
 		now := time.Now()
-		r := s.push("", series("good", 1, now, "n", "1"), labelled("__name__", "evil", "b", "1", "a", "2"), series("good", 2, now, "n", "2"), labelled("a", "b"))
+		r := s.push("", series("good", 1, now, "n", "1"), labelled("__name__", "evil", "a", "1", "a", "2"), series("good", 2, now, "n", "2"), labelled("a", "b"))
 		require.Equal(t, 400, r.status, string(r.body))
 		got, err := instant(base, "", `sum by (n) (good)`, now)
 		require.NoError(t, err)

@@ -254,13 +254,13 @@ func (s *tenantSeries) metric(name []byte) int32 {
 func (t *Tracker) sweep() {
 	for _, s := range t.tenants {
 		s.sweep(t.round)
-		s.told.dirty = true
 		if s.limited && t.round-s.limitedAt > 1 {
 			s.limited = false
 		}
 		for id, at := range s.producers {
 			if t.logTime-at > producerIdle || at > t.logTime {
 				delete(s.producers, id)
+				s.told.dirty = true
 			}
 		}
 	}
@@ -277,6 +277,7 @@ func (s *tenantSeries) sweep(round uint32) {
 	if left == s.n {
 		return
 	}
+	s.told.dirty = true
 	old, names := s.slots, s.names
 	size := 8
 	for 3*size < 4*(left+1) {
