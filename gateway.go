@@ -86,13 +86,6 @@ func rights() map[string]auth.Right {
 		"/api/prom/push":  auth.Write,
 		"/api/v1/write":   auth.Write,
 		"/api/v1/receive": auth.Write,
-
-		"/otlp/v1/metrics":        auth.Write,
-		"/api/v1/otlp/v1/metrics": auth.Write,
-
-		"GET /api/v1/user_limits":     auth.Read,
-		"GET /api/v1/rejects":         auth.Read,
-		"GET /distributor/ha_tracker": auth.Admin, // shows every tenant
 	}
 	for _, prefix := range []string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"} {
 		for _, endpoint := range []string{
