@@ -337,3 +337,14 @@ func TestKill(t *testing.T) {
 	storm(t, fig, s, &chaos{kills: killCount(t, 20)}, 400, 20_000)
 	fig.print(t)
 }
+
+// TestKillRecordsV1 is TestKill with records that carry all labels, as older producers write them. Every other test does the
+// same with SLUICE_PRODUCER_RECORD_VERSION=1 in the environment.
+func TestKillRecordsV1(t *testing.T) {
+	enabled(t)
+	dir := workDir(t)
+	s := newInstance(t, dir, "all", append(fast(), "--tenancy.required", "--producer.record-version=1")...)
+	fig := &figures{Scenario: "kill -9 of sluice all, records of version 1"}
+	storm(t, fig, s, &chaos{kills: killCount(t, 6)}, 200, 10_000)
+	fig.print(t)
+}
