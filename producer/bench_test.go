@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/golang/snappy"
+	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/prometheus/model/labels"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/stretchr/testify/require"
@@ -175,4 +178,62 @@ func BenchmarkOTLP(b *testing.B) {
 			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/points, "allocs/point")
 		})
 	}
+}
+
+// BenchmarkLogBytes is what a sample takes in the log in steady state, with one sample of each of 2,000 series every 15 s: as
+// records are, and compressed as the embedded log and Kafka do it. Of several producers, each gets every n-th request and
+// defines every series for itself.
+func BenchmarkLogBytes(b *testing.B) {
+	const scrapes = 120 // half an hour: as long as a definition is used, so it comes once for each producer
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	require.NoError(b, err)
+	for _, producers := range []int{1, 10} {
+		b.Run(fmt.Sprint("producers=", producers), func(b *testing.B) {
+			var raw, snappied, zstded, samples int
+			for b.Loop() {
+				var fs []*fixture
+				for range producers {
+					fs = append(fs, newFixture(b, Config{}, "", 4))
+				}
+				at := testNow
+				for scrape := range scrapes {
+					at = at.Add(15 * time.Second)
+					f := fs[scrape%producers]
+					f.now = func() time.Time { return at }
+					require.NoError(b, f.Push(b.Context(), "team-a", scrapeBody(benchSeries, scrape, at.UnixMilli())))
+					for _, recs := range f.log.records() {
+						for _, r := range recs {
+							raw += len(r.Value)
+							snappied += len(snappy.Encode(nil, r.Value))
+							zstded += len(encoder.EncodeAll(r.Value, nil))
+						}
+					}
+					f.log.reset()
+					samples += benchSeries
+				}
+			}
+			b.ReportMetric(float64(raw)/float64(samples), "B/sample")
+			b.ReportMetric(float64(snappied)/float64(samples), "snappy-B/sample")
+			b.ReportMetric(float64(zstded)/float64(samples), "zstd-B/sample")
+		})
+	}
+}
+
+// scrapeBody is one scrape: counters that grow, some that rest, gauges.
+func scrapeBody(n, scrape int, at int64) (body []byte) {
+	for i := range n {
+		var ls []schema.Label
+		benchLabels(i).Range(func(l labels.Label) {
+			ls = append(ls, schema.Label{Name: []byte(l.Name), Value: []byte(l.Value)})
+		})
+		v := float64(scrape) * float64(1+i%13)
+		switch i % 4 {
+		case 1:
+			v = float64(i)
+		case 2:
+			v = math.Sin(float64(scrape*i)) * 1000
+		}
+		body = schema.AppendTimeSeries(body, schema.AppendSample(schema.AppendLabels(nil, ls), at+int64(i%7), 0, v))
+	}
+	return body
 }

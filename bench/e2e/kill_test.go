@@ -320,9 +320,12 @@ func settled(t *testing.T, s *instance, args ...string) {
 	})
 }
 
-// checkClean demands that `sluice check --deep` finds nothing.
+// checkClean demands that `sluice check --deep` finds nothing, and that no sample was of a series that nobody had defined.
 func checkClean(t *testing.T, s *instance, args ...string) {
 	t.Helper()
+	letters, exit := sluice(t, time.Minute, append([]string{"log", "dead-letter", "list", "--data-dir", s.data, "--log.level", "error"}, args...)...)
+	require.Zero(t, exit, letters)
+	require.NotContains(t, letters, "unresolved refs")
 	out, exit := sluice(t, 2*time.Minute, append([]string{"check", "--data-dir", s.data, "--deep"}, args...)...)
 	require.Zero(t, exit, "sluice check:\n%s", out)
 	t.Logf("sluice check:\n%s", out)
