@@ -34,20 +34,11 @@ func Targets(sluice string, version, tenants int) []Target {
 		Args: []string{"all", "--data-dir", "DIR", "--http.listen", "ADDR", "--self-monitoring.tenant", "", "--log.level", "warn"},
 		Logs: []string{"log/sluice.samples"},
 	}}
-	if version == 1 && tenants == 0 { // Debian's do not know 2.0, nor tenants
-		all = append(all,
-			Target{Name: "prometheus", Path: "prometheus", Push: "/api/v1/write", Logs: []string{"wal"}, Args: []string{
-				"--config.file=/dev/null", "--storage.tsdb.path=DIR", "--web.listen-address=ADDR", "--web.enable-remote-write-receiver", "--log.level=error"}},
-			Target{Name: "victoriametrics", Path: "victoria-metrics", Push: "/api/v1/write", Args: []string{
-				"-storageDataPath=DIR", "-httpListenAddr=ADDR", "-retentionPeriod=100y", "-loggerLevel=ERROR"}},
-		)
-	}
 	if version == ProtocolOTLP {
 		all[0].Push = "/otlp/v1/metrics"
-		if tenants == 0 { // Debian's Prometheus and VictoriaMetrics are from before OTLP: this is a newer one
-			all = append(all, Target{Name: "prometheus", Path: filepath.FromSlash(".cache/bin/prometheus3"), Push: "/api/v1/otlp/v1/metrics", Logs: []string{"wal"}, Args: []string{
-				"--config.file=/dev/null", "--storage.tsdb.path=DIR", "--web.listen-address=ADDR", "--web.enable-otlp-receiver", "--log.level=error"}})
-		}
+	}
+	if tenants == 0 { // the peers do not know any
+		all = append(all, peers(version)...)
 	}
 	var found []Target
 	for _, t := range all {
@@ -57,6 +48,24 @@ func Targets(sluice string, version, tenants int) []Target {
 		}
 	}
 	return found
+}
+
+// peers are those that know the protocol. Debian's are from before OTLP and remote write 2.0: for these there is a newer Prometheus.
+func peers(version int) []Target {
+	newer := Target{Name: "prometheus", Path: filepath.FromSlash(".cache/bin/prometheus3"), Push: "/api/v1/write", Logs: []string{"wal"}, Args: []string{
+		"--config.file=/dev/null", "--storage.tsdb.path=DIR", "--web.listen-address=ADDR", "--web.enable-remote-write-receiver", "--web.enable-otlp-receiver", "--log.level=error"}}
+	switch version {
+	case 1:
+		return []Target{
+			{Name: "prometheus", Path: "prometheus", Push: "/api/v1/write", Logs: []string{"wal"}, Args: []string{
+				"--config.file=/dev/null", "--storage.tsdb.path=DIR", "--web.listen-address=ADDR", "--web.enable-remote-write-receiver", "--log.level=error"}},
+			{Name: "victoriametrics", Path: "victoria-metrics", Push: "/api/v1/write", Args: []string{
+				"-storageDataPath=DIR", "-httpListenAddr=ADDR", "-retentionPeriod=100y", "-loggerLevel=ERROR"}},
+		}
+	case ProtocolOTLP:
+		newer.Push = "/api/v1/otlp/v1/metrics"
+	}
+	return []Target{newer}
 }
 
 // process is a target that runs.
