@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 	"time"
@@ -211,4 +212,54 @@ func benchLabels(i int) []schema.Label {
 		lbls = append(lbls, schema.Label{Name: fmt.Appendf(nil, "label_%02d", j), Value: fmt.Appendf(nil, "value-%d-%d", j, i>>j)})
 	}
 	return lbls
+}
+
+// BenchmarkApplyMany is BenchmarkApplyColumns with as many series as a partition has, which no cache of a processor holds.
+func BenchmarkApplyMany(b *testing.B) {
+	const series, perRecord = 200_000, 500
+	var p partition
+	var h *head
+	p.refs = newRefs()
+	record := func(from int, ts int64, define bool) []byte {
+		var w schema.RecordWriter
+		for i := from; i < from+perRecord; i++ {
+			if define {
+				w.Define(uint32(i), schema.AppendLabels(nil, benchLabels(i)))
+			}
+			w.Float(uint32(i), ts, 0, float64(ts+int64(i)))
+		}
+		return w.Append(nil, 7)
+	}
+	apply := func(value []byte) {
+		var t tally
+		if err := errors.Join(p.columns.Parse(value), p.refs.define("a", &p.columns, 0, &p.scratch)); err != nil {
+			b.Fatal(err)
+		}
+		app := h.appender()
+		err := errors.Join(app.applyColumns(&p.columns, p.refs.of("a", p.columns.Epoch), 0, &t, sinks{}), t.err)
+		app.close()
+		if err != nil || t.unresolved > 0 {
+			b.Fatal(err, t.unresolved)
+		}
+	}
+	h = newHead("a", p.nextHead())
+	for from := 0; from < series; from += perRecord {
+		apply(record(from, 0, true))
+	}
+	ts := int64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		ts += 15_000
+		var records [][]byte
+		for from := 0; from < series; from += perRecord {
+			records = append(records, record(from, ts, false))
+		}
+		rand.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+		b.StartTimer()
+		for _, r := range records {
+			apply(r)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*series), "ns/sample")
 }
