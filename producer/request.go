@@ -40,7 +40,6 @@ type request struct {
 	clock    uint32         // seconds of Producer.clock
 	key      seriesKey      // of the 2.0 series at hand
 	hashes   []seriesKey    // of the symbols of a 2.0 request; zero = not hashed yet
-	words    [2][]byte      // scratch space
 	learned  []learned      // series that the cache does not know
 	admitted []uint64       // hashes of series that the limit on series let through
 	defined  []*knownSeries // series whose definition is in the records

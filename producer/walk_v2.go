@@ -1,7 +1,6 @@
 package producer
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/http"
 	"sluice/internal/ha"
@@ -78,16 +77,15 @@ func (q *request) symbolKey(raw []byte) seriesKey {
 		return seriesKey{}
 	}
 	symbols := q.v2.Symbols()
-	q.words = [2][]byte{q.words[0][:0], q.words[1][:0]}
-	for _, ref := range refs {
+	var key seriesKey
+	for i, ref := range refs {
 		h := &q.hashes[ref]
 		if *h == (seriesKey{}) {
 			*h = c.key(symbols[ref])
 		}
-		q.words[0] = binary.LittleEndian.AppendUint64(q.words[0], h[0])
-		q.words[1] = binary.LittleEndian.AppendUint64(q.words[1], h[1])
+		key.add(i, h)
 	}
-	return c.keyOfHashes(q.words[0], q.words[1])
+	return key
 }
 
 // knownV2 cuts the values of a 2.0 series into q.series if nothing but its values is to be looked at.
