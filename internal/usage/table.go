@@ -344,6 +344,7 @@ type MetricUsage struct {
 // first, at most top of them.
 func (t *Table) Usage(tenant schema.Tenant, top int) (series int64, perMetric []MetricUsage) {
 	v := t.View(tenant)
+	perMetric = make([]MetricUsage, 0, len(v.Metrics)) // in JSON, none is [] and not null
 	for name, n := range v.Metrics {
 		perMetric = append(perMetric, MetricUsage{name, n})
 	}
