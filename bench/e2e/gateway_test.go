@@ -164,6 +164,7 @@ func writeRequest(t *testing.T, series ...prompb.TimeSeries) []byte {
 // TestGateway: TLS and users before the whole of it, with a real Prometheus that writes by its password.
 func TestGateway(t *testing.T) {
 	enabled(t)
+	t.Parallel() // it mostly waits
 	promBin := tool(t, "prometheus", aptHint)
 	dir := workDir(t)
 	g := newGuarded(t, dir)
