@@ -27,7 +27,7 @@ func (a *appender) applyColumns(c *schema.Columns, e *epoch, logTime int64, t *t
 			continue
 		}
 		ref, lset := a.known(d)
-		d.ref = a.float(ref, lset, nil, f.Time, f.Value, t)
+		d.ref = a.float(ref, lset, nil, f.Start, f.Time, f.Value, t)
 	}
 	// resolved calls f with every entry of a section whose ref resolves.
 	resolved := func(next func() (uint32, []byte, bool, error), f func(d *definition, payload []byte) error) error {
@@ -44,12 +44,12 @@ func (a *appender) applyColumns(c *schema.Columns, e *epoch, logTime int64, t *t
 		}
 	}
 	err := resolved(c.NextHistogram, func(d *definition, payload []byte) error {
-		hist, fhist, ts, _, err := schema.DecodeHistogram(payload)
+		hist, fhist, ts, st, err := schema.DecodeHistogram(payload)
 		if err != nil {
 			return err
 		}
 		ref, lset := a.known(d)
-		d.ref = a.histogram(ref, lset, nil, ts, hist, fhist, t)
+		d.ref = a.histogram(ref, lset, nil, st, ts, hist, fhist, t)
 		return nil
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -154,9 +155,10 @@ func (s *system) eventually(f func() error) {
 
 // sample is one sample of a series, as it goes in and as it must come out.
 type sample struct {
-	t int64
-	v float64
-	h *histogram.Histogram
+	st int64 // start timestamp
+	t  int64
+	v  float64
+	h  *histogram.Histogram
 }
 
 // ledger is the plain map that everything is held against: tenant, series, time → the first value.
@@ -179,16 +181,24 @@ func (l ledger) add(tenant schema.Tenant, lset labels.Labels, smp sample) {
 // write appends one record with the samples to the series' partition.
 func (s *system) write(tenant schema.Tenant, lset labels.Labels, samples ...sample) {
 	s.t.Helper()
-	ts := prompb.TimeSeries{Labels: prompb.FromLabels(lset, nil)}
+	var lbls []schema.Label
+	lset.Range(func(l labels.Label) {
+		lbls = append(lbls, schema.Label{Name: []byte(l.Name), Value: []byte(l.Value)})
+	})
+	payload := schema.AppendLabels(nil, lbls)
 	for _, smp := range samples {
-		if smp.h != nil {
-			ts.Histograms = append(ts.Histograms, prompb.FromIntHistogram(smp.t, smp.h))
-		} else {
-			ts.Samples = append(ts.Samples, prompb.Sample{Timestamp: smp.t, Value: smp.v})
+		if smp.h == nil {
+			payload = schema.AppendSample(payload, smp.t, smp.st, smp.v)
+			continue
 		}
+		h := prompb.FromIntHistogram(smp.t, smp.h)
+		raw, err := h.Marshal()
+		require.NoError(s.t, err)
+		if smp.st != 0 { // field 17 of 2.0, which 1.0 does not have
+			raw = binary.AppendUvarint(append(raw, 0x88, 0x01), uint64(smp.st))
+		}
+		payload = schema.AppendHistogram(payload, raw)
 	}
-	payload, err := ts.Marshal()
-	require.NoError(s.t, err)
 	var parsed schema.Series
 	require.NoError(s.t, parsed.Parse(payload))
 	hash, _ := schema.SeriesHash(tenant, parsed.Labels, nil)
@@ -272,10 +282,10 @@ func (s *system) read(tenant schema.Tenant) map[string][]sample {
 		for typ := it.Next(); typ != chunkenc.ValNone; typ = it.Next() {
 			if typ == chunkenc.ValHistogram {
 				ts, h := it.AtHistogram(nil)
-				out[key] = append(out[key], sample{t: ts, h: h})
+				out[key] = append(out[key], sample{st: it.AtST(), t: ts, h: h})
 			} else {
 				ts, v := it.At()
-				out[key] = append(out[key], sample{t: ts, v: v})
+				out[key] = append(out[key], sample{st: it.AtST(), t: ts, v: v})
 			}
 		}
 		require.NoError(s.t, it.Err())
@@ -298,6 +308,7 @@ func (s *system) verify(l ledger) {
 				last = smp.t
 				first, ok := series[smp.t]
 				require.True(s.t, ok, "invented: %s %s at %d", tenant, key, smp.t)
+				require.Equal(s.t, first.st, smp.st, "start timestamp of %s %s at %d", tenant, key, smp.t)
 				if first.h != nil {
 					require.NotNil(s.t, smp.h)
 					require.True(s.t, first.h.Equals(smp.h), "%s %s at %d", tenant, key, smp.t)
@@ -324,6 +335,9 @@ func traffic(rnd *rand.Rand, now *int64) (tenant schema.Tenant, lset labels.Labe
 			smp.t -= smp.t % 600_000
 		case 2:
 			smp.v = math.Float64frombits(0x7ff0000000000002) // stale marker
+		}
+		if n%3 == 2 && rnd.IntN(20) > 0 {
+			smp.st = smp.t - rnd.Int64N(100_000)
 		}
 		if n%5 == 4 {
 			smp.h, smp.v = tsdbutil.GenerateTestHistogram(rnd.Int64N(1000)), 0

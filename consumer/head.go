@@ -146,14 +146,14 @@ func (a *appender) add(s *schema.Series, t *tally, exemplars exemplarSink) error
 	a.mark(s, ref)
 	for i := range s.Samples {
 		smp := &s.Samples[i]
-		ref = a.float(ref, &lset, s, smp.Time, smp.Value, t)
+		ref = a.float(ref, &lset, s, smp.Start, smp.Time, smp.Value, t)
 	}
 	for _, payload := range s.Histograms {
-		hist, fhist, ts, _, err := schema.DecodeHistogram(payload)
+		hist, fhist, ts, st, err := schema.DecodeHistogram(payload)
 		if err != nil {
 			return err
 		}
-		ref = a.histogram(ref, &lset, s, ts, hist, fhist, t)
+		ref = a.histogram(ref, &lset, s, st, ts, hist, fhist, t)
 	}
 	if !known && ref != 0 {
 		h.known[key] = ref
@@ -175,8 +175,8 @@ func (a *appender) add(s *schema.Series, t *tally, exemplars exemplarSink) error
 }
 
 // float appends a sample to the series ref, 0 = one that the head does not know yet, and returns the series' ref. lset are
-// its labels; when they are empty, they are made of s where they are needed.
-func (a *appender) float(ref uint32, lset *labels.Labels, s *schema.Series, ts int64, v float64, t *tally) uint32 {
+// its labels; when they are empty, they are made of s where they are needed. st is the sample's start timestamp, 0 = none.
+func (a *appender) float(ref uint32, lset *labels.Labels, s *schema.Series, st, ts int64, v float64, t *tally) uint32 {
 	h := a.head
 	if ref == 0 {
 		if ref = a.make(lset, t); ref == 0 {
@@ -184,10 +184,10 @@ func (a *appender) float(ref uint32, lset *labels.Labels, s *schema.Series, ts i
 		}
 	}
 	if newest := h.series.Newest(ref); ts <= newest && newest != store.NoSample {
-		a.putLate(ref, newest, lset, s, lateSample{t: ts, v: v}, t)
+		a.putLate(ref, newest, lset, s, lateSample{st: st, t: ts, v: v}, t)
 		return ref
 	}
-	if err := h.series.Float(ref, 0, ts, v); err != nil {
+	if err := h.series.Float(ref, st, ts, v); err != nil {
 		t.refuse(err)
 		return ref
 	}
@@ -197,35 +197,24 @@ func (a *appender) float(ref uint32, lset *labels.Labels, s *schema.Series, ts i
 }
 
 // histogram is float for a histogram of one of the two kinds.
-func (a *appender) histogram(ref uint32, lset *labels.Labels, s *schema.Series, ts int64, hist *histogram.Histogram, fhist *histogram.FloatHistogram, t *tally) uint32 {
+func (a *appender) histogram(ref uint32, lset *labels.Labels, s *schema.Series, st, ts int64, hist *histogram.Histogram, fhist *histogram.FloatHistogram, t *tally) uint32 {
 	h := a.head
-	if err := validHistogram(hist, fhist); err != nil {
-		t.refuse(err)
-		return ref
-	}
 	if ref == 0 {
 		if ref = a.make(lset, t); ref == 0 {
 			return 0
 		}
 	}
 	if newest := h.series.Newest(ref); ts <= newest && newest != store.NoSample {
-		a.putLate(ref, newest, lset, s, lateSample{t: ts, h: hist, fh: fhist}, t)
+		a.putLate(ref, newest, lset, s, lateSample{st: st, t: ts, h: hist, fh: fhist}, t)
 		return ref
 	}
-	if err := h.series.Histogram(ref, 0, ts, hist, fhist); err != nil {
+	if err := h.series.Histogram(ref, st, ts, hist, fhist); err != nil {
 		t.refuse(err)
 		return ref
 	}
 	h.occupy(ts)
 	t.histograms++
 	return ref
-}
-
-func validHistogram(hist *histogram.Histogram, fhist *histogram.FloatHistogram) error {
-	if hist != nil {
-		return hist.Validate()
-	}
-	return fhist.Validate()
 }
 
 // make returns the ref of a series that the head does not know by these labels, which are put right first if a foreign

@@ -29,6 +29,7 @@ type lateSeries struct {
 
 // lateSample is a float, or a histogram of one of the two kinds.
 type lateSample struct {
+	st int64 // start timestamp, 0 = none
 	t  int64
 	v  float64
 	h  *histogram.Histogram
@@ -106,7 +107,7 @@ func (s *lateSeries) between(mint, maxt int64) []chunks.Sample {
 // chunks.Sample, so that Prometheus' list series and chunk encoder can read it.
 
 func (s lateSample) T() int64   { return s.t }
-func (s lateSample) ST() int64  { return 0 }
+func (s lateSample) ST() int64  { return s.st }
 func (s lateSample) F() float64 { return s.v }
 func (s lateSample) Type() chunkenc.ValueType {
 	switch {
