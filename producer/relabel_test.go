@@ -109,7 +109,7 @@ func TestRelabelDropsAll(t *testing.T) {
 	f.now = func() time.Time { return now }
 	fresh := func() (n int) {
 		for key := range tenSeriesKeys(t, f) {
-			if s := f.tenants.states["team-a"].cache.find(key); s != nil && s.fresh(f.clock(now)) && s.partition == nowhere {
+			if s := f.tenants.states["team-a"].cache.index.find(key); s != nil && s.fresh(f.clock(now)) && s.partition == nowhere {
 				n++
 			}
 		}

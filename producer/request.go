@@ -39,6 +39,7 @@ type request struct {
 
 	clock    uint32         // seconds of Producer.clock
 	key      seriesKey      // of the 2.0 series at hand
+	near     uint32         // place in the cache after that of the last known series
 	hashes   []seriesKey    // of the symbols of a 2.0 request; zero = not hashed yet
 	learned  []learned      // series that the cache does not know
 	admitted []uint64       // hashes of series that the limit on series let through
@@ -121,7 +122,7 @@ func (p *Producer) release(q *request) {
 	q.body, q.decoded, q.recs = nil, nil, q.recs[:0]
 	q.state, q.limits = tenantState{}, nil
 	clear(q.defined)
-	q.defined, q.learned = q.defined[:0], q.learned[:0]
+	q.defined, q.learned, q.near = q.defined[:0], q.learned[:0], 0
 	q.otlp.reset()
 	q.dataPoints, q.pointsRefused = 0, 0
 	q.accepted, q.dropped, q.written = written{}, written{}, written{}

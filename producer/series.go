@@ -98,9 +98,9 @@ func fold(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// find returns a known series or nil. The caller holds mu for reading.
-func (c *seriesCache) find(key seriesKey) *knownSeries {
-	return c.index.find(key)
+// find returns a known series or nil. near is for nobody but the index; each request has its own. The caller holds mu for reading.
+func (c *seriesCache) find(key seriesKey, near *uint32) *knownSeries {
+	return c.index.findNear(key, near)
 }
 
 // fresh tells whether the ref may be used without a definition at the time now. Lives differ by a quarter, so that series
@@ -132,7 +132,7 @@ func (c *seriesCache) learn(fresh []learned, now uint32, into []*knownSeries) []
 		if l.partition > math.MaxInt16 { // as many partitions as nobody has: it is defined each time
 			continue
 		}
-		if s := c.find(l.key); s != nil {
+		if s := c.index.find(l.key); s != nil {
 			// Mostly another request was faster; ours is defined and used in its own records only.
 			if s.partition == unplaced && l.partition != unplaced {
 				s.partition, s.ref = int16(l.partition), l.ref

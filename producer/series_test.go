@@ -197,7 +197,7 @@ func BenchmarkSeriesCache(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if s := c.find(c.key(keys[i])); s == nil || s.ref != uint32(i) {
+		if s := c.index.find(c.key(keys[i])); s == nil || s.ref != uint32(i) {
 			b.Fatal(i)
 		}
 		if i++; i == n {

@@ -137,7 +137,7 @@ func (q *request) addParsed(payload, raw []byte, v2 *schema.SeriesV2) error {
 		if key = q.key; v2 == nil || key == (seriesKey{}) {
 			key = c.key(s.LabelBytes)
 		}
-		known = c.find(key)
+		known = c.find(key, &q.near)
 		if known != nil && known.group != 0 {
 			switch q.verdict(known.group) {
 			case ha.Accept:

@@ -93,7 +93,7 @@ func (q *request) knownV2(raw []byte) *knownSeries {
 	if q.key == (seriesKey{}) {
 		return nil
 	}
-	known := q.state.cache.find(q.key)
+	known := q.state.cache.find(q.key, &q.near)
 	if known != nil && q.deduplicated(known) && q.v2.CutValues(raw, &q.series) {
 		return known
 	}
