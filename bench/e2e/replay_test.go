@@ -240,6 +240,7 @@ func TestReplayAfterCompaction(t *testing.T) {
 	enabled(t)
 	flags := append(fast(), "--tenancy.required", "--self-monitoring.tenant", "", "--compactor.deletion-delay", "2s")
 	t.Run("commits lost", func(t *testing.T) {
+		t.Parallel() // both mostly wait
 		dir := workDir(t)
 		s := newInstance(t, dir, "all", flags...)
 		fig := &figures{Scenario: "replay after compaction: commits.json removed", Seed: seed(t)}
@@ -259,6 +260,7 @@ func TestReplayAfterCompaction(t *testing.T) {
 		fig.print(t)
 	})
 	t.Run("everything is read again", func(t *testing.T) {
+		t.Parallel() // both mostly wait
 		broker, err := kfake.NewCluster(kfake.NumBrokers(1))
 		require.NoError(t, err)
 		t.Cleanup(broker.Close)
