@@ -79,6 +79,13 @@ func (p *process) pushAs(t testing.TB, tenant schema.Tenant, cluster, replica st
 	return v
 }
 
+// heard is how many producers the tracker has heard of.
+func (p *process) heard() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.told)
+}
+
 func (p *process) elected(cluster string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -330,7 +337,9 @@ func TestClusterLimit(t *testing.T) {
 			cands = append(cands, Candidate{fmt.Sprint(i), "a"})
 		}
 		require.NoError(t, p.Elect(t.Context(), "team-a", cands, few))
+		p.mu.Lock()
 		require.Len(t, p.tenants["team-a"], 10)
+		p.mu.Unlock()
 	})
 }
 
@@ -341,7 +350,7 @@ func TestForgotten(t *testing.T) {
 		require.Equal(t, Accept, p.push(t, "eu", "a"))
 		require.Equal(t, Accept, q.push(t, "us", "a"))
 		time.Sleep(10 * time.Second)
-		require.Len(t, p.told, 2)
+		require.Equal(t, 2, p.heard())
 		p.stop()
 		for range 70 {
 			require.Equal(t, Accept, q.push(t, "us", "a"))
@@ -349,7 +358,7 @@ func TestForgotten(t *testing.T) {
 		}
 		agree(t, "us", q)
 		require.Equal(t, "", q.elected("eu"))
-		require.Len(t, q.told, 1)
+		require.Equal(t, 1, q.heard())
 		require.Equal(t, Accept, q.push(t, "eu", "b"))
 	})
 }
