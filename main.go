@@ -48,6 +48,7 @@ import (
 	"sluice/internal/bucket"
 	"sluice/internal/catalog"
 	"sluice/internal/fetch"
+	"sluice/internal/ha"
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/members"
@@ -131,7 +132,6 @@ type process struct {
 	catalog   *catalog.Catalog
 	directory *members.Directory
 	limits    *limits.Limits
-	usage     *usage.Table // in a producer
 	auth      *auth.Auth
 	tenancy   web.Tenancy
 	instance  string
@@ -308,11 +308,18 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
-	p.limitSeries()
+	counted := usage.NewTable(p.log, p.logger) // what consumers say of the tenants' series
+	p.producer.LimitSeries(counted)
+	tracker, err := ha.New(ha.Config{Instance: p.instance}, p.log, p.logger, p.reg)
+	if err != nil {
+		return err
+	}
+	p.producer.TrackHA(tracker)
 	p.producer.Register(p.mux)
+	tracker.Register(p.mux)
 	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
-	p.running = append(p.running, task{"producer", p.producer.Run})
-	return p.buildHA()
+	p.running = append(p.running, task{"usage", counted.Run}, task{"HA tracker", tracker.Run}, task{"producer", p.producer.Run})
+	return nil
 }
 
 // partitionsInUse tells the producer what the topics of blocks and of members say of partitions.

@@ -110,7 +110,7 @@ func (p *partition) reloadOne(from int64) (*generation, error) {
 		part.view = newView(opened.querier, opened.Close)
 		g.tenants[tenant] = part
 	}
-	return g, os.RemoveAll(filepath.Join(g.dir, "heads"))
+	return g, nil
 }
 
 // name of a partition's scratch folder.

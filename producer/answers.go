@@ -3,7 +3,6 @@ package producer
 import (
 	"cmp"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -36,9 +35,6 @@ func (p *Producer) serveLimits(w http.ResponseWriter, r *http.Request) {
 // burst what would be let through at this moment. All of this process.
 func (p *Producer) usage(tenant schema.Tenant) map[string]float64 {
 	out := map[string]float64{}
-	if p.cfg.Usage != nil {
-		maps.Copy(out, p.cfg.Usage(tenant))
-	}
 	if p.tracker != nil && p.limits.For(tenant).AcceptHASamples {
 		out["ha_max_clusters"] = float64(p.tracker.Clusters(tenant))
 	}

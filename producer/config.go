@@ -35,10 +35,6 @@ type Config struct {
 	// bytes each. Above it series are written with their labels every time. Default 5 million.
 	MaxKnownSeries int64
 
-	// Usage tells what of a tenant's limits is in use as far as others than the producer know it, by the limit's YAML name: the
-	// number of its series, say. May be nil. It is called for GET /api/v1/user_limits only.
-	Usage func(tenant schema.Tenant) map[string]float64
-
 	// RefuseUnsorted refuses series with unsorted labels. The protocol obliges senders to sort; Prometheus' own receiver sorts
 	// for those that do not, and so do we by default.
 	RefuseUnsorted bool

@@ -305,9 +305,7 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 }
 
 func TestUserLimits(t *testing.T) {
-	f := newFixture(t, Config{Usage: func(tenant schema.Tenant) map[string]float64 {
-		return map[string]float64{"max_global_series_per_user": float64(len(tenant))}
-	}}, "classes: {team-*: {ingestion_rate: 10, ingestion_burst_size: 100, request_rate: 2, request_burst_size: 8, drop_labels: [a]}}", 2)
+	f := newFixture(t, Config{}, "classes: {team-*: {ingestion_rate: 10, ingestion_burst_size: 100, request_rate: 2, request_burst_size: 8, drop_labels: [a]}}", 2)
 	now := testNow
 	f.now = func() time.Time { return now }
 	type answer struct {
@@ -321,7 +319,7 @@ func TestUserLimits(t *testing.T) {
 	f.get(t, "/api/v1/user_limits", &a)
 	require.Equal(t, answer{
 		10, "10m", []string{"a"},
-		map[string]float64{"ingestion_rate": 0, "request_rate": 0, "native_histogram_ingestion_rate": 0, "max_global_series_per_user": 6}, limits.Source{Class: "team-*"},
+		map[string]float64{"ingestion_rate": 0, "request_rate": 0, "native_histogram_ingestion_rate": 0}, limits.Source{Class: "team-*"},
 	}, a, "of a tenant that has not written yet")
 
 	for range 3 {
@@ -330,13 +328,13 @@ func TestUserLimits(t *testing.T) {
 	a = answer{}
 	f.get(t, "/api/v1/user_limits", &a)
 	require.Equal(t, map[string]float64{
-		"ingestion_rate": 0.5, "request_rate": 0.05, "native_histogram_ingestion_rate": 0, "ingestion_burst_size": 70, "request_burst_size": 5, "max_global_series_per_user": 6,
+		"ingestion_rate": 0.5, "request_rate": 0.05, "native_histogram_ingestion_rate": 0, "ingestion_burst_size": 70, "request_burst_size": 5,
 	}, a.Usage)
 	now = now.Add(90 * time.Second)
 	a = answer{}
 	f.get(t, "/api/v1/user_limits", &a)
 	require.Equal(t, map[string]float64{
-		"ingestion_rate": 0.25, "request_rate": 0.025, "native_histogram_ingestion_rate": 0, "ingestion_burst_size": 100, "request_burst_size": 8, "max_global_series_per_user": 6,
+		"ingestion_rate": 0.25, "request_rate": 0.025, "native_histogram_ingestion_rate": 0, "ingestion_burst_size": 100, "request_burst_size": 8,
 	}, a.Usage)
 
 	f.tenancy.Required = true

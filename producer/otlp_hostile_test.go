@@ -242,9 +242,6 @@ func bombs(t testing.TB) (all []bomb) {
 // looked at often; how much garbage there may be beside it is up to the settings of Go. What is allocated while the
 // collector marks counts as alive, too, which on a busy machine is much: of three tries the best one is judged.
 func TestGigabyteOfHostileBodies(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
 	cfg := Config{MaxBodyBytes: 32 << 20, MaxDecodedBytes: 64 << 20, MaxInflightBytes: 256 << 20}
 	all := bombs(t)
 	defer debug.SetGCPercent(debug.SetGCPercent(10))

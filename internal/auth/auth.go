@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"sluice/internal/watch"
 	"sluice/schema"
 )
 
@@ -44,8 +45,8 @@ func (c *Config) Validate() error {
 type Auth struct {
 	cfg     Config
 	metrics *metrics
-	users   *watched[table]   // nil without a users file
-	secrets *watched[secrets] // nil without a secret
+	users   *watch.File[table]   // nil without a users file
+	secrets *watch.File[secrets] // nil without a secret
 	checks  *checks
 }
 
@@ -60,16 +61,25 @@ func New(cfg Config, logger *slog.Logger, reg prometheus.Registerer) (*Auth, err
 		return nil, err
 	}
 	if cfg.UsersFile != "" {
-		if a.users, err = watch(cfg.UsersFile, parseUsers, a.metrics, logger); err != nil {
+		if a.users, err = openFile(a, cfg.UsersFile, parseUsers, logger); err != nil {
 			return nil, err
 		}
 	}
 	if cfg.SecretFile != "" {
-		if a.secrets, err = watch(cfg.SecretFile, parseSecrets, a.metrics, logger); err != nil {
+		if a.secrets, err = openFile(a, cfg.SecretFile, parseSecrets, logger); err != nil {
 			return nil, err
 		}
 	}
 	return a, nil
+}
+
+func openFile[T any](a *Auth, path string, parse func([]byte) (*T, error), logger *slog.Logger) (*watch.File[T], error) {
+	return watch.Open(watch.Config[T]{
+		Path: path, Every: a.cfg.Reload,
+		Parse: func(content []byte, _ *T) (*T, error) { return parse(content) },
+		Good:  func() { a.metrics.success(path) },
+		Bad:   func() { a.metrics.failures.WithLabelValues(path).Inc() },
+	}, logger)
 }
 
 // Run looks at the files every Config.Reload until ctx ends.
@@ -77,10 +87,10 @@ func (a *Auth) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { <-ctx.Done(); return ctx.Err() })
 	if a.users != nil {
-		g.Go(func() error { return a.users.run(ctx, a.cfg.Reload) })
+		g.Go(func() error { return a.users.Run(ctx) })
 	}
 	if a.secrets != nil {
-		g.Go(func() error { return a.secrets.run(ctx, a.cfg.Reload) })
+		g.Go(func() error { return a.secrets.Run(ctx) })
 	}
 	return g.Wait()
 }
@@ -114,7 +124,7 @@ func (a *Auth) User(ctx context.Context, h http.Header) (*User, error) {
 
 // find returns nil for credentials that are nobody's.
 func (a *Auth) find(ctx context.Context, c credentials) (*User, error) {
-	t := a.users.current.Load()
+	t := a.users.Load()
 	if c.token != "" {
 		// The map is looked up by a hash of what was sent: its time says nothing about the tokens.
 		return t.byToken[sha256.Sum256([]byte(c.token))], nil
@@ -145,7 +155,7 @@ func (a *Auth) Peer(h http.Header) error {
 		return err
 	}
 	got, known := sha256.Sum256([]byte(c.token)), 0
-	for _, want := range a.secrets.current.Load().hashes {
+	for _, want := range a.secrets.Load().hashes {
 		known |= subtle.ConstantTimeCompare(got[:], want[:])
 	}
 	if known == 0 {
@@ -159,7 +169,7 @@ func (a *Auth) Secret() string {
 	if a.secrets == nil {
 		return ""
 	}
-	return a.secrets.current.Load().first
+	return a.secrets.Load().first
 }
 
 func unauthorized(format string, args ...any) *schema.Error {
@@ -221,7 +231,7 @@ const minSecret = 16
 
 // parseSecrets reads a file of secrets, one a line. Several are for changing it: first all processes learn the new one in the
 // second line, then it moves up.
-func parseSecrets(content []byte) (*secrets, int, error) {
+func parseSecrets(content []byte) (*secrets, error) {
 	s := &secrets{}
 	for line := range strings.Lines(string(content)) {
 		line = strings.TrimSpace(line)
@@ -229,9 +239,9 @@ func parseSecrets(content []byte) (*secrets, int, error) {
 		case line == "":
 			continue
 		case len(line) < minSecret:
-			return nil, 0, fmt.Errorf("a secret of %d bytes is too short, must have at least %d", len(line), minSecret)
+			return nil, fmt.Errorf("a secret of %d bytes is too short, must have at least %d", len(line), minSecret)
 		case strings.ContainsFunc(line, func(r rune) bool { return r <= ' ' || r > '~' }):
-			return nil, 0, errors.New("a secret has a character that no header can carry: use letters and digits")
+			return nil, errors.New("a secret has a character that no header can carry: use letters and digits")
 		}
 		if s.first == "" {
 			s.first = line
@@ -239,7 +249,7 @@ func parseSecrets(content []byte) (*secrets, int, error) {
 		s.hashes = append(s.hashes, sha256.Sum256([]byte(line)))
 	}
 	if s.first == "" {
-		return nil, 0, errors.New("the file has no secret")
+		return nil, errors.New("the file has no secret")
 	}
-	return s, len(s.hashes), nil
+	return s, nil
 }

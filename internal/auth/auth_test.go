@@ -136,7 +136,7 @@ func TestTenantsOfAUser(t *testing.T) {
     tenants: ["*"]
     rights: [write]
 `)
-	user := func(name string) *User { return a.users.current.Load().byName[name] }
+	user := func(name string) *User { return a.users.Load().byName[name] }
 	for _, c := range []struct {
 		user, tenant string
 		has          bool
@@ -203,7 +203,7 @@ func TestUsersFilesThatAreRefused(t *testing.T) {
 		"a list where a name belongs": "users: [{name: [hunter2hunter2], rights: [admin]}]",
 		"no YAML":                     "users: [",
 	} {
-		_, _, err := parseUsers([]byte(text))
+		_, err := parseUsers([]byte(text))
 		require.Error(t, err, name)
 		require.NotContains(t, err.Error(), "hunter2", "%s: an error must not repeat what may be a password", name)
 	}
@@ -222,25 +222,25 @@ func TestReload(t *testing.T) {
 	}
 	write := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }
 	write("users: [")
-	require.NoError(t, a.users.reload(), "seen once")
-	require.Error(t, a.users.reload())
+	require.NoError(t, a.users.Reload(), "seen once")
+	require.Error(t, a.users.Reload())
 	require.NoError(t, ann())
 	require.InDelta(t, 1, testutil.ToFloat64(a.metrics.failures.WithLabelValues(path)), 0)
 	require.NoError(t, os.Remove(path))
-	require.Error(t, a.users.reload())
+	require.Error(t, a.users.Reload())
 	require.NoError(t, ann())
 
 	write(strings.Replace(twoUsers(t), "name: ann", "name: eve", 1))
-	require.NoError(t, a.users.reload())
+	require.NoError(t, a.users.Reload())
 	require.NoError(t, ann(), "half a file may look whole: it counts once it was seen twice")
-	require.NoError(t, a.users.reload())
+	require.NoError(t, a.users.Reload())
 	require.Error(t, ann(), "she was remembered, but is not there any more")
 	_, err = a.User(context.Background(), basic("eve", "secret"))
 	require.NoError(t, err)
 
 	write(strings.Replace(twoUsers(t), "name: ann", "name: eve", 1)) // another hash of the same password
-	require.NoError(t, a.users.reload())
-	require.NoError(t, a.users.reload())
+	require.NoError(t, a.users.Reload())
+	require.NoError(t, a.users.Reload())
 	_, err = a.User(context.Background(), basic("eve", "secret"))
 	require.NoError(t, err)
 }
@@ -396,11 +396,11 @@ func FuzzUsersFile(f *testing.F) {
 	f.Add([]byte("users:\n- &a {name: a, tokens_sha256: [" + tokenHash("x") + "], tenants: ['*'], rights: [read], default_tenant: q}\n- *a\n"))
 	f.Add([]byte("users: [{name: a, password_bcrypt: '$2y$04$......................................................'}]"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		table, n, err := parseUsers(content)
+		table, err := parseUsers(content)
 		if err != nil {
 			return
 		}
-		require.Len(t, table.byName, n)
+		require.NotEmpty(t, table.byName)
 		for _, u := range table.byName {
 			require.NotEmpty(t, u.Name)
 			require.NotEmpty(t, u.rights)

@@ -138,26 +138,26 @@ const maxCost = 14
 var bcryptHash = regexp.MustCompile(`^\$2[aby]?\$[0-9]{2}\$[./A-Za-z0-9]{53}$`)
 
 // parseUsers reads a users file.
-func parseUsers(content []byte) (*table, int, error) {
+func parseUsers(content []byte) (*table, error) {
 	var f file
 	dec := yaml.NewDecoder(bytes.NewReader(content))
 	dec.KnownFields(true)
 	if err := dec.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
-		return nil, 0, hidden(err)
+		return nil, hidden(err)
 	}
 	if err := dec.Decode(&file{}); !errors.Is(err, io.EOF) {
-		return nil, 0, errors.New("more than one YAML document")
+		return nil, errors.New("more than one YAML document")
 	}
 	t := &table{byName: make(map[string]*User, len(f.Users)), byToken: map[[sha256.Size]byte]*User{}}
 	for i := range f.Users {
 		if err := t.add(&f.Users[i]); err != nil {
-			return nil, 0, fmt.Errorf("user %d, %.50q: %w", i+1, f.Users[i].Name, err)
+			return nil, fmt.Errorf("user %d, %.50q: %w", i+1, f.Users[i].Name, err)
 		}
 	}
 	if len(t.byName) == 0 {
-		return nil, 0, errors.New("the file has no users: nobody could do anything")
+		return nil, errors.New("the file has no users: nobody could do anything")
 	}
-	return t, len(t.byName), nil
+	return t, nil
 }
 
 // hidden is a YAML error without what it may quote of the file: somebody may have put a password there.

@@ -80,6 +80,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 	begin := time.Now()
 	var id [16]byte
 	_, _ = rand.Read(id[:])
+	id[0] &= 0x7f // the text must not begin with a dash, as kafka-storage takes that for an option
 	c.id = base64.RawURLEncoding.EncodeToString(id[:])
 	if cfg.TLS {
 		var err error

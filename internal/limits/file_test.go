@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"sluice/internal/watch"
 	"sluice/schema"
 )
 
@@ -19,9 +20,7 @@ func load(t *testing.T, content string) *Limits {
 	t.Helper()
 	tab, err := parse([]byte(content), nil)
 	require.NoError(t, err)
-	l := &Limits{}
-	l.current.Store(tab)
-	return l
+	return &Limits{file: watch.Fixed(tab)}
 }
 
 // Each key comes from the most specific place that sets it.
