@@ -26,9 +26,9 @@ const (
 	Prometheus      = "prometheus"
 	Prometheus3     = "prometheus3"
 	VictoriaMetrics = "victoriametrics"
-	Heads           = "sluice heads"
-	Bucket          = "sluice bucket"
-	S3              = "sluice s3"
+	Heads           = "sluice-heads"
+	Bucket          = "sluice-bucket"
+	S3              = "sluice-s3"
 )
 
 // Places are all of them, in the order of the tables.
@@ -62,7 +62,7 @@ type place struct {
 
 // newPlace returns the place of that name; nil when its program is not installed.
 func newPlace(cfg *Config, name string) *place {
-	p := &place{name: name, dir: filepath.Join(cfg.Dir, strings.ReplaceAll(name, " ", "-"))}
+	p := &place{name: name, dir: filepath.Join(cfg.Dir, name)}
 	p.client = client{http: &http.Client{Transport: &http.Transport{DisableCompression: true}, Timeout: 5 * time.Minute}}
 	switch name {
 	case Prometheus, Prometheus3:

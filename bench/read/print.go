@@ -77,7 +77,7 @@ func (t *table) print(w io.Writer, places, queries []string, figures map[[2]stri
 		for _, peer := range places {
 			if strings.HasPrefix(ours, "sluice") && !strings.HasPrefix(peer, "sluice") {
 				pairs = append(pairs, pair{ours, peer})
-				head = append(head, strings.TrimPrefix(ours, "sluice ")+"/"+peer)
+				head = append(head, strings.TrimPrefix(ours, "sluice-")+"/"+peer)
 			}
 		}
 	}

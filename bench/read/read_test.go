@@ -152,7 +152,7 @@ func TestPrint(t *testing.T) {
 	require.Regexp(t, `q +100 +71 +10 +0\.71 ! +0\.10 +<= 0\.7\n`, out.String())
 	require.Regexp(t, `q +50 +25 +- +0\.50 +<= 0\.7\n`, out.String())
 	require.Regexp(t, `q +7 +2 +4 +0 +0\n`, out.String())
-	require.Contains(t, out.String(), "DIFFERS: sluice heads: q: something\n")
+	require.Contains(t, out.String(), "DIFFERS: sluice-heads: q: something\n")
 	require.NotContains(t, out.String(), "cold, ms", "was not measured")
 	require.NoError(t, Print(&out, nil))
 	path, err := Save(t.TempDir(), all)
