@@ -126,7 +126,7 @@ func (s *stream) finish(err error) {
 	case !errors.Is(err, io.EOF) || trailer == "":
 		s.err = fmt.Errorf("%w: %v", errCut, err)
 	}
-	s.warnings = warningsOf(last.Warnings)
+	s.warnings = last.notes.unpack()
 	s.answer.close()
 }
 
