@@ -87,6 +87,7 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
 	})
 	engine := eval.New(eval.Config{MaxSamples: r.cfg.MaxSamples, NoStepSubqueryInterval: subqueryStep}, theirs, evalReg)
+	r.engine = engine
 	start := time.Now()
 	api := apiv1.NewAPI(
 		engine, r, nil, nil, r,
@@ -108,6 +109,9 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 	api.Register(router)
 	return router
 }
+
+// Engine returns what evaluates the reader's queries. Their contexts say whose they are.
+func (r *Reader) Engine() promql.QueryEngine { return r.engine }
 
 // corsOrigin is Prometheus' default: any.
 func corsOrigin() *regexp.Regexp { return regexp.MustCompile("^(?s:.*)$") }
