@@ -407,7 +407,7 @@ func (p *process) buildReader() (err error) {
 		Version:      version(),
 		InstanceID:   p.instance,
 		Advertise:    p.address(),
-	}, p.log, p.catalog, p.bucket, p.directory, dial, p.tenancy, p.logger, p.reg)
+	}, p.log, p.catalog, p.bucket, p.directory, dial, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
 		return err
 	}
