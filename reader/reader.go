@@ -29,6 +29,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/thanos-io/objstore"
 
@@ -123,6 +124,11 @@ type BlockStore interface {
 	Querier(ctx context.Context, entry *schema.BlockEntry, mint, maxt int64) (storage.Querier, error)
 }
 
+// Limits tells what a tenant may do. internal/limits implements it.
+type Limits interface {
+	For(tenant schema.Tenant) *schema.Limits
+}
+
 // Dial returns how to ask a member; for a reader it must be a fetch.Blocks too.
 type Dial func(members.Member) fetch.Source
 
@@ -135,10 +141,13 @@ type Reader struct {
 	dial    Dial
 	blocks  BlockStore
 	store   *store.Store // the same as blocks outside of tests; closed at the end of Run
+	limits  Limits
+	bucket  objstore.BucketReader // for what lies beside the blocks' samples
 	tenancy web.Tenancy
 	logger  *slog.Logger
 	metrics *metrics
 	api     http.Handler
+	engine  promql.QueryEngine
 	ready   atomic.Bool
 	topic   atomic.Pointer[topicSeen]
 	floors  floors
@@ -152,7 +161,7 @@ var (
 )
 
 // New makes a Reader that starts nothing. cat and dir are run by the caller.
-func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Directory, dial Dial, tenancy web.Tenancy, logger *slog.Logger, reg prometheus.Registerer) (*Reader, error) {
+func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Directory, dial Dial, lim Limits, tenancy web.Tenancy, logger *slog.Logger, reg prometheus.Registerer) (*Reader, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("reader: %w", err)
 	}
@@ -161,7 +170,7 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 		return nil, fmt.Errorf("reader: %w", err)
 	}
 	r := &Reader{
-		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st,
+		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st, limits: lim, bucket: bkt,
 		tenancy: tenancy, logger: logger, metrics: newMetrics(reg), peers: make(chan struct{}, cfg.PeerQueries),
 	}
 	r.api = r.newAPI(reg)
