@@ -198,7 +198,7 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st, limits: lim, bucket: bkt,
 		tenancy: tenancy, logger: logger, metrics: newMetrics(reg), peers: make(chan struct{}, cfg.PeerQueries),
 		language: dialect.NewParser(),
-		queue: front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
+		queue:    front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
 	}
 	r.api = r.newAPI(reg)
 	return r, nil
