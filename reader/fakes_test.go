@@ -246,19 +246,26 @@ type world struct {
 	sources map[string]fetch.Source
 	blocks  *fakeBlocks
 	reg     *prometheus.Registry
+	limits  fakeLimits
 }
+
+// fakeLimits are those of every tenant.
+type fakeLimits struct{ schema.Limits }
+
+func (l *fakeLimits) For(schema.Tenant) *schema.Limits { return &l.Limits }
 
 func newWorld(t testing.TB, bkt objstore.BucketReader, tenancy web.Tenancy) *world {
 	w := &world{
 		log: &fakeLog{}, cat: &fakeCat{snapshots: []snapshot{{}}}, dir: fakeDir{}, sources: map[string]fetch.Source{},
 		blocks: &fakeBlocks{data: map[ulid.ULID]storage.Queryable{}, errs: map[ulid.ULID]error{}}, reg: prometheus.NewRegistry(),
+		limits: fakeLimits{schema.DefaultLimits()},
 	}
 	dial := func(m members.Member) fetch.Source { return w.sources[m.ID] }
 	useStore := bkt != nil
 	if !useStore {
 		bkt = objstore.NewInMemBucket()
 	}
-	r, err := New(Config{Version: "1.2.3"}, w.log, w.cat, bkt, w.dir, dial, tenancy, slog.New(slog.DiscardHandler), w.reg)
+	r, err := New(Config{Version: "1.2.3"}, w.log, w.cat, bkt, w.dir, dial, &w.limits, tenancy, slog.New(slog.DiscardHandler), w.reg)
 	require.NoError(t, err)
 	if !useStore {
 		r.blocks = w.blocks

@@ -60,7 +60,7 @@ func BenchmarkReady(b *testing.B) {
 		start := time.Now()
 		run, cancel := context.WithCancel(ctx)
 		cat, dir := catalog.New(l, logger, nil), members.NewDirectory(l, logger)
-		r, err := New(Config{}, l, cat, objstore.NewInMemBucket(), dir, func(members.Member) fetch.Source { return nil }, web.Tenancy{}, logger, nil)
+		r, err := New(Config{}, l, cat, objstore.NewInMemBucket(), dir, func(members.Member) fetch.Source { return nil }, &fakeLimits{}, web.Tenancy{}, logger, nil)
 		require.NoError(b, err)
 		done := make(chan struct{}, 3)
 		for _, f := range []func(context.Context) error{cat.Run, dir.Run, r.Run} {

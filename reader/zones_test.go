@@ -303,7 +303,7 @@ func TestWhoIsAsked(t *testing.T) {
 func TestReadersAnnounceThemselves(t *testing.T) {
 	c := newCluster(t)
 	r, err := New(Config{InstanceID: "one", Advertise: "host:1", AnnounceInterval: time.Millisecond}, c.control, c.cat, objstore.NewInMemBucket(), c.dir,
-		func(members.Member) fetch.Source { return nil }, web.Tenancy{}, slog.New(slog.DiscardHandler), nil)
+		func(members.Member) fetch.Source { return nil }, &fakeLimits{}, web.Tenancy{}, slog.New(slog.DiscardHandler), nil)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -82,6 +82,22 @@ const (
 	ErrStrongRead           ErrorID = "err-sluice-strong-read"
 	ErrBlockUnreadable      ErrorID = "err-sluice-block-unreadable"
 	ErrNotReady             ErrorID = "err-sluice-not-ready"
+
+	// What a query may do.
+	ErrMaxSeriesPerQuery     ErrorID = "err-sluice-max-series-per-query"
+	ErrMaxChunksPerQuery     ErrorID = "err-sluice-max-chunks-per-query"
+	ErrMaxChunkBytesPerQuery ErrorID = "err-sluice-max-chunk-bytes-per-query"
+	ErrMaxSamplesPerQuery    ErrorID = "err-sluice-max-samples-per-query"
+	ErrMaxMemoryPerQuery     ErrorID = "err-sluice-max-memory-per-query"
+	ErrMaxQueryLength        ErrorID = "err-sluice-max-query-length"
+	ErrMaxResponseSize       ErrorID = "err-sluice-max-response-size"
+	ErrTooManyOutstanding    ErrorID = "err-sluice-too-many-outstanding-requests"
+	ErrPromQLExperimental    ErrorID = "err-sluice-promql-experimental"
+
+	// Cardinality questions.
+	ErrCardinalityDisabled ErrorID = "err-sluice-cardinality-disabled"
+	ErrCardinalityLabels   ErrorID = "err-sluice-max-cardinality-label-names"
+	ErrActiveSeriesSize    ErrorID = "err-sluice-active-series-size"
 )
 
 // ErrorIDs lists every ID, for the test that holds docs/errors.md to them.
@@ -98,6 +114,9 @@ func ErrorIDs() []ErrorID {
 		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
+		ErrMaxSeriesPerQuery, ErrMaxChunksPerQuery, ErrMaxChunkBytesPerQuery, ErrMaxSamplesPerQuery, ErrMaxMemoryPerQuery, ErrMaxQueryLength,
+		ErrMaxResponseSize, ErrTooManyOutstanding, ErrPromQLExperimental,
+		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -65,6 +66,8 @@ type Limits struct {
 	HAReplicaLabel           string         `yaml:"ha_replica_label"` // tells the two apart; it is taken off their series
 	HAMaxClusters            int            `yaml:"ha_max_clusters"`
 	HATrackerFailoverTimeout model.Duration `yaml:"ha_tracker_failover_timeout"` // silence after which the other one is elected; MinHAFailover or more
+
+	QueryLimits `yaml:",inline"`
 }
 
 // DefaultLimits are the limits of a tenant for which the file says nothing.
@@ -88,6 +91,8 @@ func DefaultLimits() Limits {
 		HAReplicaLabel:                           "__replica__",
 		HAMaxClusters:                            100,
 		HATrackerFailoverTimeout:                 model.Duration(30 * time.Second),
+
+		QueryLimits: defaultQueryLimits(),
 	}
 }
 
@@ -113,20 +118,25 @@ func (l *Limits) validateHA() error {
 	return nil
 }
 
+// LimitFields are the fields of Limits that are limits, those of embedded structs among them.
+func LimitFields() []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(reflect.TypeFor[Limits]()), func(f reflect.StructField) bool { return f.Anonymous })
+}
+
 // Validate refuses limits that cannot be meant.
 func (l *Limits) Validate() error {
 	v := reflect.ValueOf(l).Elem()
-	for i := range v.NumField() {
+	for _, field := range LimitFields() {
 		var n float64
-		switch f := v.Field(i); {
+		switch f := v.FieldByIndex(field.Index); {
 		case f.CanInt():
 			n = float64(f.Int())
 		case f.CanFloat():
 			n = f.Float()
 		}
-		switch name := v.Type().Field(i).Tag.Get("yaml"); {
+		switch name := field.Tag.Get("yaml"); {
 		case n < 0:
-			return fmt.Errorf("%s is %v, must not be negative", name, v.Field(i).Interface())
+			return fmt.Errorf("%s is %v, must not be negative", name, v.FieldByIndex(field.Index).Interface())
 		case math.IsNaN(n) || math.IsInf(n, 0):
 			return fmt.Errorf("%s is %v, must be a number (0 = no limit)", name, n)
 		}
@@ -172,5 +182,6 @@ func (l *Limits) OfSeries() Limits {
 	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false
 	s.OTelPromoteScopeMetadata, s.OTelLabelNameUnderscoreSanitization, s.OTelLabelNamePreserveMultipleUnderscores = false, false, false
 	s.HAMaxClusters, s.HATrackerFailoverTimeout = 0, 0
+	s.QueryLimits = QueryLimits{}
 	return s
 }

@@ -179,9 +179,10 @@ func TestLimitsValidate(t *testing.T) {
 	l := DefaultLimits()
 	require.NoError(t, l.Validate())
 	v := reflect.ValueOf(&l).Elem()
-	for i := range v.NumField() {
-		f, old := v.Field(i), v.Field(i).Interface()
-		require.NotEmpty(t, v.Type().Field(i).Tag.Get("yaml"))
+	for _, field := range LimitFields() {
+		f := v.FieldByIndex(field.Index)
+		old := f.Interface()
+		require.NotEmpty(t, field.Tag.Get("yaml"))
 		switch {
 		case f.CanInt():
 			f.SetInt(-1)
@@ -190,12 +191,12 @@ func TestLimitsValidate(t *testing.T) {
 		default:
 			continue // neither more nor less than it may be
 		}
-		require.Error(t, l.Validate(), v.Type().Field(i).Name)
+		require.Error(t, l.Validate(), field.Name)
 		if f.CanFloat() {
 			f.SetFloat(math.NaN())
-			require.Error(t, l.Validate(), v.Type().Field(i).Name)
+			require.Error(t, l.Validate(), field.Name)
 			f.SetFloat(math.Inf(1))
-			require.Error(t, l.Validate(), v.Type().Field(i).Name)
+			require.Error(t, l.Validate(), field.Name)
 		}
 		f.Set(reflect.ValueOf(old))
 	}

@@ -277,13 +277,15 @@ func eachPair(node *yaml.Node, f func(key, value *yaml.Node)) {
 	}
 }
 
-func limitNames() []string { return yamlNames(reflect.TypeFor[schema.Limits]()) }
+func limitNames() []string { return namesOf(schema.LimitFields()) }
 
 // yamlNames are the YAML names of the fields of a struct.
-func yamlNames(t reflect.Type) []string {
+func yamlNames(t reflect.Type) []string { return namesOf(reflect.VisibleFields(t)) }
+
+func namesOf(fields []reflect.StructField) []string {
 	var names []string
-	for i := range t.NumField() {
-		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name != "" && name != "-" {
+	for _, field := range fields {
+		if name, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); name != "" && name != "-" {
 			names = append(names, name)
 		}
 	}
@@ -293,9 +295,10 @@ func yamlNames(t reflect.Type) []string {
 // All returns every limit by its YAML name, to be written as JSON.
 func All(l *schema.Limits) map[string]any {
 	v := reflect.ValueOf(l).Elem()
-	out := make(map[string]any, v.NumField())
-	for i, name := range limitNames() {
-		out[name] = v.Field(i).Interface()
+	fields := schema.LimitFields()
+	out := make(map[string]any, len(fields))
+	for i, name := range namesOf(fields) {
+		out[name] = v.FieldByIndex(fields[i].Index).Interface()
 	}
 	return out
 }
