@@ -14,13 +14,11 @@ import (
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/features"
 	apiv1 "github.com/prometheus/prometheus/web/api/v1"
 
-	"sluice/reader/eval"
 	"sluice/schema"
 )
 
@@ -30,6 +28,7 @@ const (
 	readSampleLimit  = 50_000_000
 	metadataEndpoint = "/metadata"
 	buildEndpoint    = "/status/buildinfo"
+	featuresEndpoint = "/features"
 )
 
 // prefixes are where Prometheus', Cortex' and plain clients look for the API.
@@ -60,7 +59,7 @@ var endpoints = [...]struct {
 	{"/status/config", ""},
 	{"/status/flags", ""},
 	{"/status/runtimeinfo", ""},
-	{"/features", ""},
+	{featuresEndpoint, ""},
 }
 
 // Register mounts the query API. The patterns are the endpoints themselves, so that others may have what is beside them.
@@ -78,19 +77,11 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
-	known := features.NewRegistry()
-	language := parser.NewParser(parser.Options{})
-	subqueryStep := func(int64) int64 { return time.Minute.Milliseconds() }
-	theirs := promql.NewEngine(promql.EngineOpts{
-		Logger: r.logger, Reg: reg, MaxSamples: r.cfg.MaxSamples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
-		NoStepSubqueryIntervalFn: subqueryStep,
-		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
-	})
-	engine := eval.New(eval.Config{MaxSamples: r.cfg.MaxSamples, NoStepSubqueryInterval: subqueryStep}, theirs, evalReg)
-	r.engine = engine
+	r.features = features.NewRegistry()
+	r.engine = r.newEngines(r.language, r.features, reg, evalReg)
 	start := time.Now()
 	api := apiv1.NewAPI(
-		engine, r, nil, nil, r,
+		r.engine, r, nil, nil, r,
 		func(context.Context) apiv1.ScrapePoolsRetriever { return nothing{} },
 		func(context.Context) apiv1.TargetRetriever { return nothing{} },
 		func(context.Context) apiv1.AlertmanagerRetriever { return nothing{} },
@@ -103,7 +94,7 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		false, corsOrigin(), func() (apiv1.RuntimeInfo, error) { return runtimeInfo(start), nil },
 		&apiv1.PrometheusVersion{}, nil, nil, nil, reg, nil,
 		false, nil, false, false, false, false, lookback, false, false,
-		statusOf, known, apiv1.OpenAPIOptions{}, language,
+		statusOf, r.features, apiv1.OpenAPIOptions{}, r.language,
 	)
 	router := route.New()
 	api.Register(router)

@@ -41,6 +41,8 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 		serve = http.HandlerFunc(r.serveMetadata)
 	case buildEndpoint:
 		serve = http.HandlerFunc(r.serveBuildInfo)
+	case featuresEndpoint:
+		serve = http.HandlerFunc(r.serveFeatures)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodOptions {
@@ -65,7 +67,7 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 			respondError(out, req, err)
 			return
 		}
-		serve.ServeHTTP(out, req.WithContext(withOptions(req.Context(), opts)))
+		r.serveInTurn(endpoint, serve, out, req, opts)
 	})
 }
 
@@ -104,6 +106,12 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 	for _, q := range req.Form[promql] {
 		if err := checkQuery(q); err != nil {
 			return err
+		}
+		if promql == "query" {
+			d := r.dialect(opts)
+			if err := d.Check(r.language, q); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
