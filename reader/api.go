@@ -73,11 +73,12 @@ func (r *Reader) Register(mux *http.ServeMux) {
 
 // newAPI makes Prometheus' own API over the reader.
 func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
+	evalReg := reg
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
 	r.features = features.NewRegistry()
-	r.engine = r.newEngines(r.language, r.features, reg)
+	r.engine = r.newEngines(r.language, r.features, reg, evalReg)
 	start := time.Now()
 	api := apiv1.NewAPI(
 		r.engine, r, nil, nil, r,

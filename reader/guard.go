@@ -67,7 +67,7 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 			respondError(out, req, err)
 			return
 		}
-		serve.ServeHTTP(out, req.WithContext(withOptions(req.Context(), opts)))
+		r.serveInTurn(endpoint, serve, out, req, opts)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -22,6 +23,8 @@ type options struct {
 	tenants []schema.Tenant // two or more: the query is about them, and tenant is empty
 	strong  bool            // see everything that was acknowledged before the query, even if no consumer has applied it yet
 	partial bool            // a part of the answer, with a warning, instead of an error
+	queued  time.Duration   // how long it waited for its turn
+	noStore bool            // neither take anything from the results cache nor put anything into it
 
 	mu      sync.Mutex
 	failure *schema.Error // the first one; decides status and Retry-After
@@ -134,6 +137,7 @@ func (q *querier) start(ctx context.Context) (*query, error) {
 			return nil, errors.New("query of several tenants without federation")
 		}
 		q.query = &query{reader: q.reader, opts: opts}
+		q.mint = max(q.mint, q.reader.earliest(opts))
 	}
 	return q.query, nil
 }
