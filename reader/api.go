@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/features"
@@ -76,7 +75,7 @@ var endpoints = [...]endpoint{
 	{path: "/status/tsdb", own: (*Reader).serveTSDBStatus},
 	{path: "/status/tsdb/blocks", own: (*Reader).serveTSDBBlocks},
 	{path: "/status/walreplay", own: (*Reader).serveWALReplay},
-	{path: "/features"},
+	{path: "/features", own: (*Reader).serveFeatures},
 	{path: "/cardinality/label_names", promql: "selector", own: (*Reader).serveLabelNamesCardinality, post: true},
 	{path: "/cardinality/label_values", promql: "selector", own: (*Reader).serveLabelValuesCardinality, post: true},
 	{path: "/cardinality/active_series", promql: "selector", own: (*Reader).serveActiveSeries, post: true},
@@ -98,19 +97,15 @@ func (r *Reader) Register(mux *http.ServeMux) {
 
 // newAPI makes Prometheus' own API over the reader.
 func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
+	evalReg := reg
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
-	known := features.NewRegistry()
-	language := parser.NewParser(parser.Options{})
-	engine := promql.NewEngine(promql.EngineOpts{
-		Logger: r.logger, Reg: reg, MaxSamples: r.cfg.MaxSamples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
-		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
-		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
-	})
+	r.features = features.NewRegistry()
+	r.engine = r.newEngines(r.language, r.features, reg, evalReg)
 	start := time.Now()
 	api := apiv1.NewAPI(
-		engine, r, nil, nil, r,
+		r.engine, r, nil, nil, r,
 		func(context.Context) apiv1.ScrapePoolsRetriever { return nothing{} },
 		func(context.Context) apiv1.TargetRetriever { return nothing{} },
 		func(context.Context) apiv1.AlertmanagerRetriever { return nothing{} },
@@ -126,12 +121,15 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		func() (<-chan notifications.Notification, func(), bool) { return nil, nil, false }, // nobody may listen
 		nil, reg, nil,
 		false, nil, false, false, false, false, lookback, false, false,
-		statusOf, known, apiv1.OpenAPIOptions{}, language,
+		statusOf, r.features, apiv1.OpenAPIOptions{}, r.language,
 	)
 	router := route.New()
 	api.Register(router)
 	return router
 }
+
+// Engine returns what evaluates the reader's queries. Their contexts say whose they are.
+func (r *Reader) Engine() promql.QueryEngine { return r.engine }
 
 // corsOrigin is Prometheus' default: any.
 func corsOrigin() *regexp.Regexp { return regexp.MustCompile("^(?s:.*)$") }

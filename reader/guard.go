@@ -116,6 +116,12 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		if err := checkQuery(q); err != nil {
 			return err
 		}
+		if promql == "query" {
+			d := r.dialect(opts)
+			if err := d.Check(r.language, q); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

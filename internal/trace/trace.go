@@ -84,6 +84,7 @@ type Query struct {
 	limits [counters]Limit
 	root   Span
 	spans  atomic.Int64
+	share  share // of the process' memory
 }
 
 // maxSpans bounds what is remembered of one query; what comes after counts for the totals only.
@@ -123,6 +124,9 @@ func (q *Query) add(c Counter, n int64) error {
 	total := q.counts[c].Add(n)
 	if c == Memory {
 		for peak := q.peak.Load(); total > peak && !q.peak.CompareAndSwap(peak, total); peak = q.peak.Load() {
+		}
+		if err := q.share.take(n); err != nil {
+			return err
 		}
 	}
 	if l := &q.limits[c]; l.Max > 0 && total > l.Max && n > 0 {
