@@ -78,14 +78,14 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 	}
 	known := features.NewRegistry()
 	language := parser.NewParser(parser.Options{})
-	engine := promql.NewEngine(promql.EngineOpts{
+	engine := counted(promql.NewEngine(promql.EngineOpts{
 		Logger: r.logger, Reg: reg, MaxSamples: r.cfg.MaxSamples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
-	})
+	}))
 	start := time.Now()
 	api := apiv1.NewAPI(
-		engine, r, nil, nil, r,
+		timed(engine), r, nil, nil, r,
 		func(context.Context) apiv1.ScrapePoolsRetriever { return nothing{} },
 		func(context.Context) apiv1.TargetRetriever { return nothing{} },
 		func(context.Context) apiv1.AlertmanagerRetriever { return nothing{} },
@@ -96,7 +96,7 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		func(context.Context) apiv1.RulesRetriever { return nothing{} },
 		readSampleLimit, r.cfg.ReadGate, readFrameBytes,
 		false, corsOrigin(), func() (apiv1.RuntimeInfo, error) { return runtimeInfo(start), nil },
-		&apiv1.PrometheusVersion{}, nil, nil, nil, reg, nil,
+		&apiv1.PrometheusVersion{}, nil, nil, nil, reg, renderStats,
 		false, nil, false, false, false, false, lookback, false, false,
 		statusOf, known, apiv1.OpenAPIOptions{}, language,
 	)

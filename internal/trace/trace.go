@@ -216,6 +216,7 @@ type Span struct {
 	name   string
 	start  time.Time
 	counts [counters]atomic.Int64
+	busy   atomic.Int64 // ns
 
 	mu       sync.Mutex // guards what follows
 	took     time.Duration
@@ -268,6 +269,13 @@ func (s *Span) Set(key string, value any) {
 		s.values = map[string]any{}
 	}
 	s.values[key] = value
+}
+
+// Busy notes that the span worked from since until now. A span that is read from bit by bit says so what of its time was its own.
+func (s *Span) Busy(since time.Time) {
+	if s != nil {
+		s.busy.Add(int64(time.Since(since)))
+	}
 }
 
 // Attach adds what another process did for this span, and to the query's counts what is counted where it is done. Series,
@@ -327,6 +335,7 @@ type Report struct {
 	Name     string         `json:"name"`
 	Start    float64        `json:"start"`
 	Seconds  float64        `json:"seconds"`
+	Busy     float64        `json:"busy,omitempty"`    // of Seconds, those in which it worked, where it says so
 	Running  bool           `json:"running,omitempty"` // not ended when this was written
 	Error    string         `json:"error,omitempty"`
 	Values   map[string]any `json:"values,omitempty"`
@@ -351,7 +360,7 @@ func (s *Span) report(origin time.Time) *Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := &Report{
-		Name: s.name, Start: s.start.Sub(origin).Seconds(), Seconds: s.took.Seconds(), Running: !s.ended, Error: s.err,
+		Name: s.name, Start: s.start.Sub(origin).Seconds(), Seconds: s.took.Seconds(), Busy: time.Duration(s.busy.Load()).Seconds(), Running: !s.ended, Error: s.err,
 		Values: maps.Clone(s.values), Dropped: s.dropped,
 	}
 	if !s.ended {
