@@ -83,9 +83,10 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
 		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
 	}))
+	r.engine = timed(engine)
 	start := time.Now()
 	api := apiv1.NewAPI(
-		timed(engine), r, nil, nil, r,
+		r.engine, r, nil, nil, r,
 		func(context.Context) apiv1.ScrapePoolsRetriever { return nothing{} },
 		func(context.Context) apiv1.TargetRetriever { return nothing{} },
 		func(context.Context) apiv1.AlertmanagerRetriever { return nothing{} },
@@ -104,6 +105,9 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 	api.Register(router)
 	return router
 }
+
+// Engine returns what evaluates the reader's queries. Their contexts say whose they are.
+func (r *Reader) Engine() promql.QueryEngine { return r.engine }
 
 // corsOrigin is Prometheus' default: any.
 func corsOrigin() *regexp.Regexp { return regexp.MustCompile("^(?s:.*)$") }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/thanos-io/objstore"
 
@@ -146,6 +147,7 @@ type Reader struct {
 	logger  *slog.Logger
 	metrics *metrics
 	api     http.Handler
+	engine  promql.QueryEngine
 	ready   atomic.Bool
 	topic   atomic.Pointer[topicSeen]
 	floors  floors

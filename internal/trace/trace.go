@@ -87,6 +87,7 @@ type Query struct {
 	root     Span
 	spans    atomic.Int64
 	maxSpans int64
+	share    share // of the process' memory
 }
 
 const (
@@ -139,6 +140,9 @@ func (q *Query) add(c Counter, n int64) error {
 	total := q.counts[c].Add(n)
 	if c == Memory {
 		for peak := q.peak.Load(); total > peak && !q.peak.CompareAndSwap(peak, total); peak = q.peak.Load() {
+		}
+		if err := q.share.take(n); err != nil {
+			return err
 		}
 	}
 	if l := &q.limits[c]; l.Max > 0 && total > l.Max && n > 0 {
