@@ -13,7 +13,6 @@ import (
 
 	"sluice/internal/auth"
 	"sluice/internal/trace"
-	"sluice/schema"
 )
 
 // asking is one request while it is being answered. Its methods may be called on nil.
@@ -62,7 +61,7 @@ func (r *Reader) follow(w *answer, req *http.Request, opts *options, endpoint st
 	a := &asking{
 		endpoint: endpoint, opts: opts, query: textOf(form), stats: form.Get("stats"), step: shorten(form.Get("step"), maxParamBytes),
 		start: shorten(form.Get("start")+form.Get("time"), maxParamBytes), end: shorten(form.Get("end"), maxParamBytes),
-		remote: req.RemoteAddr, began: time.Now(), trace: trace.New(strings.TrimPrefix(endpoint, "/"), r.traceLimits(opts)), cancel: cancel,
+		remote: req.RemoteAddr, began: time.Now(), trace: trace.New(strings.TrimPrefix(endpoint, "/"), traceLimits(r.queryLimits(opts))), cancel: cancel,
 	}
 	if u := auth.UserFrom(ctx); u != nil {
 		a.user = u.Name
@@ -95,28 +94,6 @@ func shorten(s string, n int) string {
 		return s
 	}
 	return strings.Clone(strings.ToValidUTF8(s[:n], "")) + "…"
-}
-
-// traceLimits are the limits that counting holds a query to: of several tenants the strictest.
-func (r *Reader) traceLimits(opts *options) map[trace.Counter]trace.Limit {
-	limits := map[trace.Counter]trace.Limit{}
-	set := func(c trace.Counter, id schema.ErrorID, name string, most int64) {
-		if had, ok := limits[c]; most > 0 && (!ok || most < had.Max) {
-			limits[c] = trace.Limit{Max: most, ID: id, Name: name}
-		}
-	}
-	tenants := opts.tenants
-	if len(tenants) == 0 {
-		tenants = []schema.Tenant{opts.tenant}
-	}
-	for _, t := range tenants {
-		l := &r.limits.For(t).QueryLimits
-		set(trace.Series, schema.ErrMaxSeriesPerQuery, "max_fetched_series_per_query", int64(l.MaxFetchedSeriesPerQuery))
-		set(trace.Chunks, schema.ErrMaxChunksPerQuery, "max_fetched_chunks_per_query", int64(l.MaxFetchedChunksPerQuery))
-		set(trace.ChunkBytes, schema.ErrMaxChunkBytesPerQuery, "max_fetched_chunk_bytes_per_query", l.MaxFetchedChunkBytesPerQuery)
-		set(trace.Memory, schema.ErrMaxMemoryPerQuery, "max_estimated_memory_consumption_per_query", l.MaxEstimatedMemoryConsumptionPerQuery)
-	}
-	return limits
 }
 
 // enter begins a part of answering and ends the one before; "" begins none.

@@ -69,7 +69,7 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 		}
 		req, done := r.follow(out, req, opts, endpoint)
 		defer done()
-		serve.ServeHTTP(out, req.WithContext(withOptions(req.Context(), opts)))
+		r.serveInTurn(endpoint, serve, out, req, opts)
 	})
 }
 

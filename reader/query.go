@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -27,6 +28,8 @@ type options struct {
 	asking  *asking         // the request; nil outside of HTTP
 
 	coverage coverage
+	queued   time.Duration // how long it waited for its turn
+	noStore  bool          // neither take anything from the results cache nor put anything into it
 
 	mu      sync.Mutex
 	failure *schema.Error // the first one; decides status and Retry-After
@@ -142,6 +145,7 @@ func (q *querier) start(ctx context.Context) (*query, error) {
 			return nil, errors.New("query of several tenants without federation")
 		}
 		q.query = &query{reader: q.reader, opts: opts}
+		q.mint = max(q.mint, q.reader.earliest(opts))
 	}
 	return q.query, nil
 }

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +37,9 @@ import (
 	"sluice/internal/fetch"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/trace"
 	"sluice/internal/web"
+	"sluice/reader/front"
 	"sluice/reader/store"
 	"sluice/schema"
 )
@@ -49,6 +52,10 @@ type Config struct {
 	Concurrency   int           // sources that one selector asks at a time; default 16
 	ReadGate      int           // remote reads at one time; default 32
 	Version       string        // of this program, told by /status/buildinfo
+
+	MaxConcurrent int           // requests that are worked on at one time; default four for each core, at least 4
+	QueryMemory   int64         // bytes that all queries may hold together, estimated; default a quarter of the memory there is
+	WritePace     time.Duration // in which a client has to take 64 KiB of its answer; default 10 s
 
 	FreshTimeout time.Duration // how long a read waits for a copy of a partition that is behind what was answered before; default 5 s
 
@@ -79,6 +86,15 @@ func (c *Config) Validate() error {
 	if c.ReadGate == 0 {
 		c.ReadGate = 32
 	}
+	if c.MaxConcurrent == 0 {
+		c.MaxConcurrent = max(4*runtime.GOMAXPROCS(0), 4)
+	}
+	if c.QueryMemory == 0 {
+		c.QueryMemory = memoryThereIs() / 4
+	}
+	if c.WritePace == 0 {
+		c.WritePace = 10 * time.Second
+	}
 	if c.FreshTimeout == 0 {
 		c.FreshTimeout = 5 * time.Second
 	}
@@ -88,7 +104,7 @@ func (c *Config) Validate() error {
 	if c.PeerQueries == 0 {
 		c.PeerQueries = 64
 	}
-	if c.FreshTimeout < 0 || c.AnnounceInterval < 0 || c.PeerQueries < 0 || c.QueryTimeout < 0 || c.MaxSamples < 0 || c.StrongTimeout < 0 || c.Concurrency < 0 || c.ReadGate < 0 {
+	if c.MaxConcurrent < 0 || c.QueryMemory < 0 || c.WritePace < 0 || c.FreshTimeout < 0 || c.AnnounceInterval < 0 || c.PeerQueries < 0 || c.QueryTimeout < 0 || c.MaxSamples < 0 || c.StrongTimeout < 0 || c.Concurrency < 0 || c.ReadGate < 0 {
 		return errors.New("time-outs and limits of the reader must not be negative")
 	}
 	return c.Store.Validate()
@@ -151,6 +167,9 @@ type Reader struct {
 	ready   atomic.Bool
 	topic   atomic.Pointer[topicSeen]
 	floors  floors
+	queue   *front.Queue
+	memory  *trace.Budget
+	now     func() time.Time
 	peers   chan struct{} // one for each question of another reader that is being answered
 }
 
@@ -172,6 +191,7 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 	r := &Reader{
 		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st, limits: lim, bucket: bkt,
 		tenancy: tenancy, logger: logger, metrics: newMetrics(reg), peers: make(chan struct{}, cfg.PeerQueries),
+		queue: front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
 	}
 	r.api = r.newAPI(reg)
 	return r, nil

@@ -142,7 +142,7 @@ func (q *Query) add(c Counter, n int64) error {
 		for peak := q.peak.Load(); total > peak && !q.peak.CompareAndSwap(peak, total); peak = q.peak.Load() {
 		}
 		if err := q.share.take(n); err != nil {
-			return err
+			return limitError{err}
 		}
 	}
 	if l := &q.limits[c]; l.Max > 0 && total > l.Max && n > 0 {
@@ -152,7 +152,7 @@ func (q *Query) add(c Counter, n int64) error {
 }
 
 // limitError says that the query of this process passed a limit.
-type limitError struct{ err *schema.Error }
+type limitError struct{ err error }
 
 func (e limitError) Error() string { return e.err.Error() }
 func (e limitError) Unwrap() error { return e.err }
