@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/util/features"
 	apiv1 "github.com/prometheus/prometheus/web/api/v1"
 
+	"sluice/reader/eval"
 	"sluice/schema"
 )
 
@@ -73,17 +74,20 @@ func (r *Reader) Register(mux *http.ServeMux) {
 
 // newAPI makes Prometheus' own API over the reader.
 func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
+	evalReg := reg
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
 	known := features.NewRegistry()
 	language := parser.NewParser(parser.Options{})
-	engine := counted(promql.NewEngine(promql.EngineOpts{
+	subqueryStep := func(int64) int64 { return time.Minute.Milliseconds() }
+	theirs := promql.NewEngine(promql.EngineOpts{
 		Logger: r.logger, Reg: reg, MaxSamples: r.cfg.MaxSamples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
-		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
+		NoStepSubqueryIntervalFn: subqueryStep,
 		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
-	}))
-	r.engine = timed(engine)
+	})
+	ours := eval.New(eval.Config{MaxSamples: r.cfg.MaxSamples, NoStepSubqueryInterval: subqueryStep}, theirs, evalReg)
+	r.engine = timed(counted(ours))
 	start := time.Now()
 	api := apiv1.NewAPI(
 		r.engine, r, nil, nil, r,

@@ -171,7 +171,7 @@ func (q timedQuery) Exec(ctx context.Context) *promql.Result {
 	return res
 }
 
-// counted makes Prometheus' own engine count the samples that its queries read.
+// counted makes an engine count the samples that its queries say they have read.
 func counted(e promql.QueryEngine) promql.QueryEngine {
 	return wrappedEngine{e, func(_ context.Context, make func() (promql.Query, error)) (promql.Query, error) {
 		q, err := make()
