@@ -102,7 +102,7 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
 	r.features = features.NewRegistry()
-	r.engine = r.newEngines(r.language, r.features, reg, evalReg)
+	r.engine = timed(counted(r.newEngines(r.language, r.features, reg, evalReg)))
 	start := time.Now()
 	api := apiv1.NewAPI(
 		r.engine, r, nil, nil, r,
@@ -119,7 +119,7 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		&apiv1.PrometheusVersion{},
 		func() []notifications.Notification { return []notifications.Notification{} },
 		func() (<-chan notifications.Notification, func(), bool) { return nil, nil, false }, // nobody may listen
-		nil, reg, nil,
+		nil, reg, renderStats,
 		false, nil, false, false, false, false, lookback, false, false,
 		statusOf, r.features, apiv1.OpenAPIOptions{}, r.language,
 	)

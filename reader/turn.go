@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
-
 	"time"
 
 	"github.com/prometheus/prometheus/util/httputil"
@@ -45,7 +44,9 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 	followed.Share(r.memory)
 	defer followed.Release()
 	start := time.Now()
+	opts.asking.enter("queue")
 	leave, err := r.queue.Enter(ctx, opts.whose(), limits.MaxOutstandingRequestsPerTenant)
+	opts.asking.enter("")
 	if err != nil {
 		respondError(out, req, err)
 		return
