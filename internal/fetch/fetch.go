@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -55,6 +56,22 @@ type Source interface {
 	Exemplars(ctx context.Context, tenant schema.Tenant, start, end int64, matchers [][]*labels.Matcher, asks []Ask) ([]exemplar.QueryResult, error)
 	// Metadata returns type, help and unit by metric family name; metric "" = all.
 	Metadata(ctx context.Context, tenant schema.Tenant, metric string) (map[string][]metadata.Metadata, error)
+}
+
+// Interval is a time range, both ends inclusive, ms.
+type Interval struct {
+	Mint int64 `json:"mint"`
+	Maxt int64 `json:"maxt"`
+}
+
+// Always is the interval that leaves nothing out.
+var Always = Interval{math.MinInt64, math.MaxInt64}
+
+// Times is a Source that knows of which times it holds samples.
+type Times interface {
+	// Held returns intervals outside of which the asked partitions hold nothing of the tenant as of now; none = they hold
+	// nothing at all. Errors and ctx are those of Querier.
+	Held(ctx context.Context, tenant schema.Tenant, asks []Ask) ([]Interval, Applied, error)
 }
 
 // Blocks answers for blocks of the bucket. The reader is one; Client is the same over HTTP.

@@ -37,6 +37,7 @@ func Handler(cfg HandlerConfig, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("POST "+pathLabelValues, h.answer(h.labelValues))
 	mux.HandleFunc("POST "+pathExemplars, h.answer(h.exemplars))
 	mux.HandleFunc("POST "+pathMetadata, h.answer(h.metadata))
+	mux.HandleFunc("POST "+pathHeld, h.answer(h.held))
 	return mux
 }
 
@@ -168,6 +169,24 @@ func (h *handler) metadata(r *http.Request, req *request) (envelope, error) {
 	}
 	found, err := h.cfg.Source.Metadata(r.Context(), req.Tenant, req.Metric)
 	return envelope{Answer: metadataAnswer(found)}, err
+}
+
+func (h *handler) held(r *http.Request, req *request) (envelope, error) {
+	if err := h.lacks(req); err != nil {
+		return envelope{}, err
+	}
+	times, ok := h.cfg.Source.(Times)
+	if !ok {
+		return envelope{Answer: []Interval{Always}}, nil
+	}
+	ctx := r.Context()
+	if req.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, req.Patience)
+		defer cancel()
+	}
+	held, applied, err := times.Held(ctx, req.Tenant, req.Asks)
+	return envelope{Applied: applied, Answer: held}, err
 }
 
 // selectSeries streams the series. What goes wrong before the head is out is an ordinary answer with a status, what goes

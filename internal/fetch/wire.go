@@ -25,6 +25,7 @@ const (
 	pathLabelValues = "/fetch/label_values"
 	pathExemplars   = "/fetch/exemplars"
 	pathMetadata    = "/fetch/metadata"
+	pathHeld        = "/fetch/held"
 )
 
 const (
