@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -80,7 +81,7 @@ func oneName(expr parser.Expr) bool {
 	switch n := expr.(type) {
 	case *parser.VectorSelector:
 		for _, m := range n.LabelMatchers {
-			if m.Name == labels.MetricName && m.Type == labels.MatchEqual && m.Value != "" {
+			if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual && m.Value != "" {
 				return true
 			}
 		}
@@ -100,7 +101,7 @@ func oneName(expr parser.Expr) bool {
 			return false // its label may be any
 		}
 		for _, name := range n.Grouping {
-			if name == labels.MetricName {
+			if name == model.MetricNameLabel {
 				return oneName(n.Expr)
 			}
 		}
@@ -134,7 +135,7 @@ func includesName(m *parser.VectorMatching) bool {
 		return false
 	}
 	for _, name := range m.Include {
-		if name == labels.MetricName {
+		if name == model.MetricNameLabel {
 			return true
 		}
 	}
