@@ -14,7 +14,7 @@ UNIT = $(shell $(GO) list ./... | grep -v '/bench/e2e$$')
 # Beside them stand tests, TestReal…, that start brokers of Apache Kafka.
 REAL := ./internal/kafkatest ./internal/log
 
-.PHONY: run cluster build test unit e2e kafka tools race lint fuzz bench bench-write check clean
+.PHONY: run cluster build test unit e2e kafka tools race lint fuzz bench bench-write bench-read check clean
 
 run: build            ## everything in one process, data in ./data
 	./sluice all --data-dir $(DATA)
@@ -63,6 +63,10 @@ bench:                ## every benchmark; compare two runs with `go tool benchst
 bench-write: build    ## what a written sample costs, beside Debian's Prometheus and VictoriaMetrics; make bench-write ARGS='--protocol 2'
 	./.ci/peers $(ARGS)
 	./sluice bench write $(ARGS)
+
+bench-read: build     ## what a query costs, beside the same; make bench-read ARGS='--interval 15s'
+	./.ci/peers $(ARGS)
+	./sluice bench read $(ARGS)
 
 check: build          ## hold the log, the catalogue and the bucket of ./data against each other
 	./sluice check --data-dir $(DATA) --deep

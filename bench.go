@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"sluice/bench/delay"
 	"sluice/bench/loopback"
+	"sluice/bench/read"
 	"sluice/bench/shards"
 	"sluice/bench/write"
 )
@@ -46,6 +49,23 @@ func benchCommand() *cli.Command {
 					&cli.StringFlag{Name: "dir", Value: "data/bench-write", Usage: "folder for their data, emptied after each"},
 				},
 				Action: benchWrite,
+			},
+			{
+				Name: "read", Usage: "bring the same data into Sluice and, where they are installed, Prometheus and VictoriaMetrics, ask them what dashboards ask and compare what it costs them",
+				Flags: []cli.Flag{
+					&cli.IntFlag{Name: "series", Value: 200_000, Usage: "series, of twelve labels and some 340 bytes"},
+					&cli.DurationFlag{Name: "length", Value: 6 * time.Hour, Usage: "time that the samples span"},
+					&cli.DurationFlag{Name: "interval", Value: time.Minute, Usage: "between two samples of a series"},
+					&cli.StringFlag{Name: "places", Value: strings.Join(read.Places(), ","), Usage: "where to ask, comma-separated"},
+					&cli.StringFlag{Name: "only", Usage: "regular expression: only queries whose names match"},
+					&cli.IntFlag{Name: "rounds", Value: 5, Usage: "how often each query is measured at each place, in turn"},
+					&cli.BoolFlag{Name: "cold", Value: true, Usage: "measure each query right after a start, too"},
+					&cli.IntFlag{Name: "connections", Value: 4, Usage: "requests at a time, while the data is loaded"},
+					&cli.DurationFlag{Name: "delay", Value: 20 * time.Millisecond, Usage: "added to each request to the S3 server"},
+					&cli.StringFlag{Name: "dir", Value: "data/bench-read", Usage: "folder for their data; what a run finds there it does not load again"},
+					&cli.StringFlag{Name: "sluice.args", Usage: "more arguments for Sluice, separated by spaces"},
+				},
+				Action: benchRead,
 			},
 			{
 				Name: "shards", Usage: "recommend the partition_shard_size of a tenant: a line for the limits file and what it means, and a line of JSON",
@@ -90,6 +110,43 @@ func benchWrite(c *cli.Context) error {
 	return errors.Join(err, write.Print(os.Stdout, all))
 }
 
+func benchRead(c *cli.Context) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	cfg := read.Config{
+		Data:   read.Data{Series: c.Int("series"), Length: c.Duration("length"), Interval: c.Duration("interval")},
+		Places: strings.Split(c.String("places"), ","), Rounds: c.Int("rounds"), Cold: c.Bool("cold"), Connections: c.Int("connections"),
+		Dir: c.String("dir"), Delay: c.Duration("delay"), Sluice: program, SluiceArgs: strings.Fields(c.String("sluice.args")), S3Server: s3Server(),
+	}
+	if only := c.String("only"); only != "" {
+		if cfg.Only, err = regexp.Compile(only); err != nil {
+			return fmt.Errorf("--only: %w", err)
+		}
+	}
+	if err := cfg.Validate(); err != nil {
+		return fmt.Errorf("bench read: %w", err)
+	}
+	all, err := read.Run(c.Context, cfg, os.Stderr)
+	err = errors.Join(err, read.Print(os.Stdout, all))
+	if len(all) > 0 {
+		path, serr := read.Save(cfg.Dir, all)
+		fmt.Printf("each figure, as a line of JSON: %s\n", path)
+		err = errors.Join(err, serr)
+	}
+	return err
+}
+
+// s3Server is the program of the S3 server, where make tools puts it; empty when it is not there.
+func s3Server() string {
+	installed := filepath.FromSlash(".cache/bin/versitygw")
+	if _, err := os.Stat(installed); err != nil {
+		return ""
+	}
+	return installed
+}
+
 func benchDelay(c *cli.Context) error {
 	report, err := delay.Run(c.Context, delay.Config{
 		WriteURL: c.String("write.url"), ReadURL: c.String("read.url"), Tenant: c.String("tenant"),
@@ -111,10 +168,7 @@ func benchCluster(c *cli.Context) error {
 	}
 	s3 := c.String("s3.server")
 	if s3 == "" {
-		const installed = ".cache/bin/versitygw"
-		if _, err := os.Stat(installed); err == nil {
-			s3 = filepath.FromSlash(installed)
-		}
+		s3 = s3Server()
 	}
 	cluster, err := loopback.New(loopback.Config{
 		Sluice: program, Dir: c.String("dir"), Brokers: c.String("kafka.brokers"), Jars: c.String("kafka.jars"), Java: c.String("java"), S3: s3,

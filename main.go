@@ -154,7 +154,10 @@ type task struct {
 }
 
 // runStages builds the named stages on one log, one bucket and one port, and runs them until the process is told to stop.
-func runStages(c *cli.Context, stages ...string) (err error) {
+func runStages(c *cli.Context, stages ...string) error { return runProcess(c, stages, (*process).build) }
+
+// runProcess is runStages with the building left to the caller, for tests that want their hands on the parts.
+func runProcess(c *cli.Context, stages []string, build func(p *process, stages []string) error) (err error) {
 	logger, err := newLogger(c)
 	if err != nil {
 		return err
@@ -197,7 +200,7 @@ func runStages(c *cli.Context, stages ...string) (err error) {
 	p.running = []task{
 		{"auth", p.auth.Run}, {"log", p.log.Run}, {"limits", p.limits.Run}, {"catalogue", p.catalog.Run}, {"members", p.directory.Run},
 	}
-	if err := p.build(stages); err != nil {
+	if err := build(p, stages); err != nil {
 		return err
 	}
 	logger.Info("sluice is starting", "stages", stages, "listen", server.Addr(), "instance", p.instance, "bucket", p.bucket.Name())

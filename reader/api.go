@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/common/route"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/features"
@@ -29,6 +28,7 @@ const (
 	readSampleLimit  = 50_000_000
 	metadataEndpoint = "/metadata"
 	buildEndpoint    = "/status/buildinfo"
+	featuresEndpoint = "/features"
 )
 
 // prefixes are where Prometheus', Cortex' and plain clients look for the API.
@@ -59,7 +59,7 @@ var endpoints = [...]struct {
 	{"/status/config", ""},
 	{"/status/flags", ""},
 	{"/status/runtimeinfo", ""},
-	{"/features", ""},
+	{featuresEndpoint, ""},
 }
 
 // Register mounts the query API. The patterns are the endpoints themselves, so that others may have what is beside them.
@@ -73,19 +73,15 @@ func (r *Reader) Register(mux *http.ServeMux) {
 
 // newAPI makes Prometheus' own API over the reader.
 func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
+	evalReg := reg
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
-	known := features.NewRegistry()
-	language := parser.NewParser(parser.Options{})
-	engine := promql.NewEngine(promql.EngineOpts{
-		Logger: r.logger, Reg: reg, MaxSamples: r.cfg.MaxSamples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
-		NoStepSubqueryIntervalFn: func(int64) int64 { return time.Minute.Milliseconds() },
-		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
-	})
+	r.features = features.NewRegistry()
+	r.engine = r.newEngines(r.language, r.features, reg, evalReg)
 	start := time.Now()
 	api := apiv1.NewAPI(
-		engine, r, nil, nil, r,
+		r.engine, r, nil, nil, r,
 		func(context.Context) apiv1.ScrapePoolsRetriever { return nothing{} },
 		func(context.Context) apiv1.TargetRetriever { return nothing{} },
 		func(context.Context) apiv1.AlertmanagerRetriever { return nothing{} },
@@ -98,12 +94,15 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		false, corsOrigin(), func() (apiv1.RuntimeInfo, error) { return runtimeInfo(start), nil },
 		&apiv1.PrometheusVersion{}, nil, nil, nil, reg, nil,
 		false, nil, false, false, false, false, lookback, false, false,
-		statusOf, known, apiv1.OpenAPIOptions{}, language,
+		statusOf, r.features, apiv1.OpenAPIOptions{}, r.language,
 	)
 	router := route.New()
 	api.Register(router)
 	return router
 }
+
+// Engine returns what evaluates the reader's queries. Their contexts say whose they are.
+func (r *Reader) Engine() promql.QueryEngine { return r.engine }
 
 // corsOrigin is Prometheus' default: any.
 func corsOrigin() *regexp.Regexp { return regexp.MustCompile("^(?s:.*)$") }

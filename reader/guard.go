@@ -41,6 +41,8 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 		serve = http.HandlerFunc(r.serveMetadata)
 	case buildEndpoint:
 		serve = http.HandlerFunc(r.serveBuildInfo)
+	case featuresEndpoint:
+		serve = http.HandlerFunc(r.serveFeatures)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodOptions {
@@ -104,6 +106,12 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 	for _, q := range req.Form[promql] {
 		if err := checkQuery(q); err != nil {
 			return err
+		}
+		if promql == "query" {
+			d := r.dialect(opts)
+			if err := d.Check(r.language, q); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

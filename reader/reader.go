@@ -30,7 +30,10 @@ import (
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 	"github.com/thanos-io/objstore"
 
 	"sluice/internal/fetch"
@@ -38,6 +41,7 @@ import (
 	"sluice/internal/members"
 	"sluice/internal/trace"
 	"sluice/internal/web"
+	"sluice/reader/dialect"
 	"sluice/reader/front"
 	"sluice/reader/store"
 	"sluice/schema"
@@ -162,6 +166,7 @@ type Reader struct {
 	logger  *slog.Logger
 	metrics *metrics
 	api     http.Handler
+	engine  promql.QueryEngine
 	ready   atomic.Bool
 	topic   atomic.Pointer[topicSeen]
 	floors  floors
@@ -169,6 +174,9 @@ type Reader struct {
 	memory  *trace.Budget
 	now     func() time.Time
 	peers   chan struct{} // one for each question of another reader that is being answered
+
+	language parser.Parser
+	features features.Collector // those of a tenant without limits of its own
 }
 
 var (
@@ -189,6 +197,7 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 	r := &Reader{
 		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st, limits: lim, bucket: bkt,
 		tenancy: tenancy, logger: logger, metrics: newMetrics(reg), peers: make(chan struct{}, cfg.PeerQueries),
+		language: dialect.NewParser(),
 		queue: front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
 	}
 	r.api = r.newAPI(reg)

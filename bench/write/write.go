@@ -18,12 +18,17 @@ import (
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
+
+	"sluice/bench/peers"
 )
+
+// settle is how long a target may take to fall idle.
+const settle = 20 * time.Second
 
 // Config of a run.
 type Config struct {
 	Load        Load
-	Targets     []Target
+	Targets     []peers.Target
 	Rounds      int // each target is measured so many times, in turn
 	Connections int
 	Dir         string // for the targets' data; emptied after each
@@ -75,30 +80,30 @@ func Run(ctx context.Context, cfg Config, progress io.Writer) ([]Figures, error)
 	return all, nil
 }
 
-func measure(ctx context.Context, cfg *Config, t Target) (f Figures, err error) {
+func measure(ctx context.Context, cfg *Config, t peers.Target) (f Figures, err error) {
 	dir := filepath.Join(cfg.Dir, t.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return f, fmt.Errorf("make a folder: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	p, err := t.start(ctx, dir)
+	p, err := t.Start(ctx, dir, 30*time.Second)
 	if err != nil {
 		return f, err
 	}
-	defer p.stop()
-	if err := p.idle(ctx); err != nil {
+	defer p.Kill()
+	if err := p.Idle(ctx, settle); err != nil {
 		return f, err
 	}
 	f.Target, f.series = t.Name, float64(cfg.Load.Series)
-	if f.Idle, err = p.memory("VmRSS"); err != nil {
+	if f.Idle, err = p.Memory("VmRSS"); err != nil {
 		return f, err
 	}
-	cold, _, _, err := p.send(ctx, cfg, cfg.Load.requests[:1])
+	cold, _, _, err := send(ctx, p, cfg, cfg.Load.requests[:1])
 	if err != nil {
 		return f, err
 	}
 	f.ColdCPU = cold * 1e6 / float64(cfg.Load.Series)
-	cpu, took, latencies, err := p.send(ctx, cfg, cfg.Load.requests[1:])
+	cpu, took, latencies, err := send(ctx, p, cfg, cfg.Load.requests[1:])
 	if err != nil {
 		return f, err
 	}
@@ -107,21 +112,21 @@ func measure(ctx context.Context, cfg *Config, t Target) (f Figures, err error) 
 	slices.Sort(latencies)
 	at := func(q float64) float64 { return latencies[int(q*float64(len(latencies)-1))].Seconds() * 1000 }
 	f.P50, f.P99 = at(0.5), at(0.99)
-	if f.Peak, err = p.memory("VmHWM"); err != nil {
+	if f.Peak, err = p.Memory("VmHWM"); err != nil {
 		return f, err
 	}
 	written := float64(cfg.Load.Series * cfg.Load.Scrapes)
 	for _, l := range t.Logs {
-		f.Log += float64(size(filepath.Join(dir, l))) / written
+		f.Log += float64(peers.Size(filepath.Join(dir, l))) / written
 	}
-	f.Disk = float64(size(dir)) / written
+	f.Disk = float64(peers.Size(dir)) / written
 	return f, nil
 }
 
 // send sends the scrapes one after the other, the requests of each over all connections, and returns the CPU that the
 // target took for them, until it was idle, and how long the sending took.
-func (p *process) send(ctx context.Context, cfg *Config, scrapes [][]request) (cpu float64, took time.Duration, latencies []time.Duration, err error) {
-	before, err := p.cpu()
+func send(ctx context.Context, p *peers.Process, cfg *Config, scrapes [][]request) (cpu float64, took time.Duration, latencies []time.Duration, err error) {
+	before, err := p.CPU()
 	if err != nil {
 		return 0, 0, nil, err
 	}
@@ -140,7 +145,7 @@ func (p *process) send(ctx context.Context, cfg *Config, scrapes [][]request) (c
 						return
 					}
 					begin := time.Now()
-					perr := p.post(ctx, client, &requests[i], cfg.Load.Version)
+					perr := post(ctx, p, client, &requests[i], cfg.Load.Version)
 					d := time.Since(begin)
 					mu.Lock()
 					latencies = append(latencies, d)
@@ -157,15 +162,15 @@ func (p *process) send(ctx context.Context, cfg *Config, scrapes [][]request) (c
 		}
 	}
 	took = time.Since(began)
-	if err := p.idle(ctx); err != nil {
+	if err := p.Idle(ctx, settle); err != nil {
 		return 0, 0, nil, err
 	}
-	after, err := p.cpu()
+	after, err := p.CPU()
 	return after - before, took, latencies, err
 }
 
-func (p *process) post(ctx context.Context, client *http.Client, r *request, version int) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+p.addr+p.Push, bytes.NewReader(r.body))
+func post(ctx context.Context, p *peers.Process, client *http.Client, r *request, version int) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL(p.Push), bytes.NewReader(r.body))
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}

@@ -215,8 +215,8 @@ func (c *Client) call(ctx context.Context, path string, req *request, into any) 
 	}
 	defer a.close()
 	packed := envelope{Answer: into}
-	if err := json.NewDecoder(a.Body).Decode(&packed); err != nil {
-		return nil, a.explain(fmt.Errorf("decode answer of %s%s: %w", c.base, path, err))
+	if err := readEnvelope(a.Body, &packed); err != nil {
+		return nil, a.explain(fmt.Errorf("read answer of %s%s: %w", c.base, path, err))
 	}
 	if packed.Error != nil {
 		return nil, packed.Error.unpack()
@@ -283,7 +283,7 @@ func (q *querier) strings(ctx context.Context, path string, req *request, hints 
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.applied = applied
-	return found.Values, warningsOf(found.Warnings), nil
+	return found.Values, found.notes.unpack(), nil
 }
 
 // LabelNames asks for the names of labels.
@@ -308,12 +308,4 @@ func (q *querier) Close() error {
 	}
 	q.open = nil
 	return nil
-}
-
-func warningsOf(ss []string) annotations.Annotations {
-	var ws annotations.Annotations
-	for _, s := range ss {
-		ws.Add(errors.New(s))
-	}
-	return ws
 }

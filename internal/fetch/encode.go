@@ -18,7 +18,7 @@ type encoder struct {
 	out    *lifeline
 	answer prompb.ChunkedReadResponse
 	series prompb.ChunkedSeries
-	chunks chunks.Iterator
+	packed []prompb.Chunk // memory for the chunks of a series
 	buf    []byte
 }
 
@@ -56,33 +56,27 @@ func only(s storage.Series) iter.Seq2[int, storage.Series] {
 
 // write writes one part of a series, in as many frames as it needs.
 func (e *encoder) write(part storage.Series, labelsOnly bool) error {
-	e.series.Chunks = e.series.Chunks[:0]
+	e.series.Chunks = nil
 	if labelsOnly {
 		return e.flush()
 	}
-	if whole, ok := part.(chunked); ok {
-		e.chunks = whole.Chunks(e.chunks)
-	} else {
-		e.chunks = storage.NewSeriesToChunkEncoder(part).Iterator(e.chunks)
+	packed, err := packSeries(e.packed[:0], part)
+	if err != nil {
+		return fmt.Errorf("read a series: %w", err)
 	}
-	left := maxFrameBytes
-	for more := e.chunks.Next(); more; {
-		c := e.chunks.At()
-		e.series.Chunks = append(e.series.Chunks, prompb.Chunk{
-			MinTimeMs: c.MinTime, MaxTimeMs: c.MaxTime, Type: prompb.Chunk_Encoding(c.Chunk.Encoding()), Data: c.Chunk.Bytes(),
-		})
-		left -= len(c.Chunk.Bytes())
-		if more = e.chunks.Next(); more && left > 0 {
-			continue
+	e.packed = packed
+	for len(packed) > 0 {
+		n := 1
+		for left := maxFrameBytes - len(packed[0].Data); n < len(packed) && left > 0; n++ {
+			left -= len(packed[n].Data)
 		}
+		e.series.Chunks = packed[:n]
 		if err := e.flush(); err != nil {
 			return err
 		}
-		e.series.Chunks, left = e.series.Chunks[:0], maxFrameBytes
+		packed = packed[n:]
 	}
-	if err := e.chunks.Err(); err != nil {
-		return fmt.Errorf("read chunks of a series: %w", err)
-	}
+	clear(e.packed) // it would hold on to the chunks of the longest series
 	return nil
 }
 

@@ -17,7 +17,8 @@
 // over, is a streamHead as JSON). Then come series in the order of their labels, each in one or more frames, query_index
 // being the place of its block in the request (0 for partitions). The trailer says how it ended: without it the answer
 // was cut. All other calls answer with one envelope as JSON, whose error must be looked at first; the signs of life are
-// line breaks before it.
+// line breaks before it, and the line after it is its checksum (CRC-32C in hexadecimal). In the types of chunks stands, above
+// the encoding, what their first histogram says about counter resets (pack.go).
 package fetch
 
 import (

@@ -90,7 +90,8 @@ func (s *brokenSet) Err() error { return s.err }
 type warnedSet struct{ storage.SeriesSet }
 
 func (warnedSet) Warnings() annotations.Annotations {
-	return annotations.New().Add(errors.New("mind the gäp\n😀"))
+	as := annotations.New().Add(errors.New("mind the gäp\n😀"))
+	return as.Add(fmt.Errorf("%w: no wörry\n", annotations.PromQLInfo))
 }
 
 func newDB(t testing.TB) *tsdb.DB {
@@ -323,8 +324,58 @@ func TestWarningsCross(t *testing.T) {
 	for set.Next() {
 	}
 	require.NoError(t, set.Err())
-	require.Len(t, set.Warnings().AsErrors(), 1)
-	require.ErrorContains(t, set.Warnings().AsErrors()[0], "mind the gäp\n")
+	warnings, infos := set.Warnings().AsStrings("", 0, 0)
+	require.Equal(t, []string{"mind the gäp\n😀"}, warnings)
+	require.Equal(t, []string{"PromQL info: no wörry\n"}, infos)
+}
+
+// stringsSource answers with values of its own and an info.
+type stringsSource struct {
+	fakeSource
+	values []string
+}
+
+func (s *stringsSource) Querier(context.Context, schema.Tenant, int64, int64, []Ask) (storage.Querier, error) {
+	return stringsQuerier{storage.NoopQuerier(), s.values}, nil
+}
+
+type stringsQuerier struct {
+	storage.Querier
+	values []string
+}
+
+func (s stringsQuerier) LabelValues(context.Context, string, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return s.values, annotations.New().Add(fmt.Errorf("%w: so many", annotations.PromQLInfo)), nil
+}
+
+// Names and values cross whatever characters they have, and no byte of the answer can change unseen.
+func TestAnswersAreChecked(t *testing.T) {
+	source := &stringsSource{values: []string{"", "\x00\x01\x7f", "\"quoted\" <&>", "line\nbreak\r\u2028", "ä€😀", "zwei\\t"}}
+	whole := Handler(HandlerConfig{Source: source, KeepAlive: time.Hour}, slog.New(slog.DiscardHandler))
+	flip := -1
+	var sent int
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		whole.ServeHTTP(answer, r)
+		body := answer.Body.Bytes()
+		if sent = len(body); flip >= 0 {
+			body[flip] ^= 1
+		}
+		_, _ = w.Write(append([]byte("\n\n"), body...)) // as after signs of life
+	}))
+	defer srv.Close()
+	q, err := NewClient(srv.URL, srv.Client(), time.Minute).Querier(context.Background(), "acme", 0, 1, nil)
+	require.NoError(t, err)
+	defer q.Close()
+	values, notes, err := q.LabelValues(context.Background(), "a", nil)
+	require.NoError(t, err)
+	require.Equal(t, source.values, values)
+	_, infos := notes.AsStrings("", 0, 0)
+	require.Equal(t, []string{"PromQL info: so many"}, infos)
+	for flip = range sent - 1 { // the last byte ends the line and says nothing
+		_, _, err := q.LabelValues(context.Background(), "a", nil)
+		require.ErrorIs(t, err, ErrUnreachable, "byte %d", flip)
+	}
 }
 
 // TestCutStream cuts the answer after each of many bytes: it is never taken for a complete one.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/schema"
 )
@@ -82,7 +81,7 @@ func (h *handler) answer(serve func(*http.Request, *request) (envelope, error)) 
 		case err != nil:
 			packed = envelope{Error: packError(err)}
 		}
-		_ = json.NewEncoder(w).Encode(packed) // cut short, it is no JSON, which the caller sees
+		writeEnvelope(w, packed)
 	}
 }
 
@@ -132,7 +131,7 @@ func (h *handler) lacks(req *request) error {
 func (h *handler) labelNames(r *http.Request, req *request) (answer envelope, _ error) {
 	err := h.querier(r, req, func(q storage.Querier, ms []*labels.Matcher) error {
 		names, warnings, err := q.LabelNames(r.Context(), &storage.LabelHints{Limit: req.Limit}, ms...)
-		answer = envelope{Applied: AppliedOf(q), Answer: stringsAnswer{names, warningStrings(warnings)}}
+		answer = envelope{Applied: AppliedOf(q), Answer: stringsAnswer{names, packNotes(warnings)}}
 		return err
 	})
 	return answer, err
@@ -141,7 +140,7 @@ func (h *handler) labelNames(r *http.Request, req *request) (answer envelope, _ 
 func (h *handler) labelValues(r *http.Request, req *request) (answer envelope, _ error) {
 	err := h.querier(r, req, func(q storage.Querier, ms []*labels.Matcher) error {
 		values, warnings, err := q.LabelValues(r.Context(), req.Name, &storage.LabelHints{Limit: req.Limit}, ms...)
-		answer = envelope{Applied: AppliedOf(q), Answer: stringsAnswer{values, warningStrings(warnings)}}
+		answer = envelope{Applied: AppliedOf(q), Answer: stringsAnswer{values, packNotes(warnings)}}
 		return err
 	})
 	return answer, err
@@ -216,7 +215,7 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 			return fmt.Errorf("write head: %w", err)
 		}
 		warnings, err := streamSeries(life, set, hints != nil && hints.Func == "series", len(req.Blocks) > 0)
-		last.Warnings = warningStrings(warnings)
+		last.notes = packNotes(warnings)
 		return err
 	})
 	if begun := life.close(); err != nil && !begun {
@@ -250,12 +249,4 @@ func (p *primed) Next() bool {
 		return p.has
 	}
 	return p.has && p.SeriesSet.Next()
-}
-
-func warningStrings(ws annotations.Annotations) []string {
-	var out []string
-	for _, w := range ws.AsErrors() {
-		out = append(out, w.Error())
-	}
-	return out
 }

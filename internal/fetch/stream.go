@@ -126,7 +126,7 @@ func (s *stream) finish(err error) {
 	case !errors.Is(err, io.EOF) || trailer == "":
 		s.err = fmt.Errorf("%w: %v", errCut, err)
 	}
-	s.warnings = warningsOf(last.Warnings)
+	s.warnings = last.notes.unpack()
 	s.answer.close()
 }
 
@@ -204,6 +204,7 @@ type chunkIterator struct {
 	at     int // the chunk that cur walks
 	cur    chunkenc.Iterator
 	reuse  chunkenc.Iterator
+	taken  int // samples of the chunk
 	typ    chunkenc.ValueType
 	err    error
 }
@@ -219,13 +220,14 @@ func (c *chunkIterator) open(i int) bool {
 		c.err = fmt.Errorf("chunk of %d bytes", len(p.Data))
 		return false
 	}
-	chunk, err := chunkenc.FromData(chunkenc.Encoding(p.Type), p.Data)
+	chunk, err := chunkenc.FromData(chunkenc.Encoding(p.Type&encodingMask), p.Data)
 	if err != nil {
 		c.err = err
 		return false
 	}
 	c.cur = chunk.Iterator(c.reuse)
 	c.reuse = c.cur
+	c.taken = 0
 	return true
 }
 
@@ -247,6 +249,7 @@ func (c *chunkIterator) step() chunkenc.ValueType {
 			}
 			continue
 		}
+		c.taken++
 		switch t := c.cur.AtT(); {
 		case t > c.series.maxt:
 			c.cur = nil
@@ -282,13 +285,31 @@ func (c *chunkIterator) Seek(t int64) chunkenc.ValueType {
 }
 
 func (c *chunkIterator) At() (int64, float64) { return c.cur.At() }
+
 func (c *chunkIterator) AtHistogram(h *histogram.Histogram) (int64, *histogram.Histogram) {
-	return c.cur.AtHistogram(h)
+	t, h := c.cur.AtHistogram(h)
+	if hint := c.hint(); hint != histogram.UnknownCounterReset {
+		h.CounterResetHint = hint
+	}
+	return t, h
 }
 
 func (c *chunkIterator) AtFloatHistogram(fh *histogram.FloatHistogram) (int64, *histogram.FloatHistogram) {
-	return c.cur.AtFloatHistogram(fh)
+	t, fh := c.cur.AtFloatHistogram(fh)
+	if hint := c.hint(); hint != histogram.UnknownCounterReset {
+		fh.CounterResetHint = hint
+	}
+	return t, fh
 }
+
+// hint is what the wire says in the place of the first histogram of a chunk, unknown if nothing.
+func (c *chunkIterator) hint() histogram.CounterResetHint {
+	if c.taken != 1 {
+		return histogram.UnknownCounterReset
+	}
+	return histogram.CounterResetHint(c.series.chunks[c.at].Type >> hintShift & 3)
+}
+
 func (c *chunkIterator) AtT() int64  { return c.cur.AtT() }
 func (c *chunkIterator) AtST() int64 { return c.cur.AtST() }
 func (c *chunkIterator) Err() error  { return c.err }

@@ -1,19 +1,24 @@
 package fetch
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"math"
 	"net/http"
 	"time"
+	"unicode/utf16"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/schema"
 )
@@ -122,11 +127,69 @@ type envelope struct {
 	Answer  any        `json:"answer,omitempty"`
 }
 
-// end is the value of trailerEnd: an error, or the warnings of a stream that is complete.
-type end struct {
-	Error    *wireError `json:"error,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
+// writeEnvelope writes it with its checksum in a second line. The caller sees when it is cut short.
+func writeEnvelope(w io.Writer, e envelope) {
+	b, err := json.Marshal(e)
+	if err != nil { // a label value that no JSON can hold, say
+		b, _ = json.Marshal(envelope{Error: &wireError{Status: http.StatusInternalServerError, Message: err.Error()}})
+	}
+	_, _ = fmt.Fprintf(w, "%s\n%08x\n", b, crc32.Checksum(b, castagnoli))
 }
+
+var errChecksum = errors.New("checksum is wrong")
+
+// readEnvelope is writeEnvelope's inverse; before it may come empty lines. An answer that ends before its checksum is whole
+// if it is JSON, for that says itself where it ends: so answer those who do not know of checksums.
+func readEnvelope(r io.Reader, e *envelope) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	body, sum, _ := bytes.Cut(bytes.TrimLeft(b, "\n"), []byte("\n"))
+	if sum = bytes.TrimSpace(sum); len(sum) > 0 && string(sum) != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)) {
+		return errChecksum
+	}
+	return json.Unmarshal(body, e)
+}
+
+// end is the value of trailerEnd: an error, or the notes of a stream that is complete.
+type end struct {
+	Error *wireError `json:"error,omitempty"`
+	notes
+}
+
+// notes are annotations: what a caller shows as warnings and as infos.
+type notes struct {
+	Warnings []string `json:"warnings,omitempty"`
+	Infos    []string `json:"infos,omitempty"`
+}
+
+func packNotes(as annotations.Annotations) (n notes) {
+	for _, err := range as.AsErrors() {
+		if errors.Is(err, annotations.PromQLInfo) {
+			n.Infos = append(n.Infos, err.Error())
+		} else {
+			n.Warnings = append(n.Warnings, err.Error())
+		}
+	}
+	return n
+}
+
+func (n notes) unpack() (as annotations.Annotations) {
+	for _, w := range n.Warnings {
+		as.Add(errors.New(w))
+	}
+	for _, i := range n.Infos {
+		as.Add(told{i})
+	}
+	return as
+}
+
+// told is an info that came over the wire.
+type told struct{ text string }
+
+func (t told) Error() string { return t.text }
+func (told) Unwrap() error   { return annotations.PromQLInfo }
 
 // wireError carries the errors that a caller tells apart.
 type wireError struct {
@@ -139,8 +202,8 @@ type wireError struct {
 }
 
 type stringsAnswer struct {
-	Values   []string `json:"values"`
-	Warnings []string `json:"warnings,omitempty"`
+	Values []string `json:"values"`
+	notes
 }
 
 type exemplarAnswer struct {
@@ -237,7 +300,8 @@ func header(v any) string {
 		case r < 0x80:
 			out = append(out, byte(r))
 		case r > 0xffff:
-			out = append(out, `\ufffd`...)
+			hi, lo := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
 		default:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}

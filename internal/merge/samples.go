@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 )
@@ -17,21 +18,24 @@ func Series(series ...storage.Series) storage.Series {
 	case 1:
 		return series[0]
 	}
-	sorted := byRank(apart(series))
-	return &storage.SeriesEntry{
-		Lset: labelsOf(sorted),
-		SampleIteratorFn: func(it chunkenc.Iterator) chunkenc.Iterator {
-			m, ok := it.(*iterator)
-			if !ok || len(m.its) != len(sorted) {
-				m = &iterator{its: make([]chunkenc.Iterator, len(sorted))}
-			}
-			for i, s := range sorted {
-				m.its[i] = s.Iterator(m.its[i])
-			}
-			m.reset()
-			return m
-		},
+	return &merged{byRank(apart(series))}
+}
+
+// merged is one series out of several, two at least.
+type merged struct{ sorted []storage.Series } // by rank
+
+func (m *merged) Labels() labels.Labels { return labelsOf(m.sorted) }
+
+func (m *merged) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
+	i, ok := it.(*iterator)
+	if !ok || len(i.its) != len(m.sorted) {
+		i = &iterator{its: make([]chunkenc.Iterator, len(m.sorted))}
 	}
+	for j, s := range m.sorted {
+		i.its[j] = s.Iterator(i.its[j])
+	}
+	i.reset()
+	return i
 }
 
 // iterator walks several iterators in time order. Each stands on a sample not yet given out, or is exhausted.

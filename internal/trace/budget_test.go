@@ -20,7 +20,6 @@ func TestBudget(t *testing.T) {
 	require.NoError(t, Add(ctx, Memory, 90))
 	require.NoError(t, Add(ctx, Memory, -10))
 
-	_, ctx = begin()
 	small, ctx := begin()
 	err := Add(ctx, Memory, 30) // for others' sake
 	var se *schema.Error
