@@ -8,6 +8,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/schema"
 )
@@ -67,6 +69,8 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 			respondError(out, req, err)
 			return
 		}
+		req, done := r.follow(out, req, opts, endpoint)
+		defer done()
 		r.serveInTurn(endpoint, serve, out, req, opts)
 	})
 }
@@ -88,7 +92,7 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		return badData("%s is %q, must be %q or %q", consistencyHeader, c, consistencyStrong, consistencyWeak)
 	}
 	if promql == "" {
-		opts.partial = isTrue(req.URL.Query().Get("partial_response"))
+		opts.wants(req.URL.Query())
 		return nil
 	}
 	req.Body = http.MaxBytesReader(w, req.Body, maxFormBytes)
@@ -102,7 +106,7 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 	if err != nil {
 		return badData("form cannot be read: %v", err)
 	}
-	opts.partial = isTrue(req.Form.Get("partial_response"))
+	opts.wants(req.Form)
 	for _, q := range req.Form[promql] {
 		if err := checkQuery(q); err != nil {
 			return err
@@ -115,6 +119,11 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		}
 	}
 	return nil
+}
+
+// wants takes over what the parameters ask for.
+func (o *options) wants(form url.Values) {
+	o.partial, o.explain = isTrue(form.Get("partial_response")), isTrue(form.Get("explain"))
 }
 
 func isTrue(s string) bool {
@@ -143,8 +152,11 @@ func limitRead(w http.ResponseWriter, req *http.Request) error {
 // answer is a ResponseWriter that knows what failed.
 type answer struct {
 	http.ResponseWriter
-	opts   *options
-	status int
+	opts    *options
+	status  int
+	bytes   int64
+	explain bool
+	tail    *tail // nil = nothing is added at the end
 }
 
 // WriteHeader puts the status of a failure of ours in the place of a plain 500, and says when to come back. When the head
@@ -162,6 +174,11 @@ func (a *answer) WriteHeader(status int) {
 		web.SetRetryAfter(a.ResponseWriter, failure.RetryAfter)
 	}
 	a.status = status
+	if a.opts.coverage.setHeader(a.Header()); a.explain && holdsJSON(a.Header()) {
+		a.tail = &tail{}
+		a.Header().Del("Content-Length")
+	}
+	a.opts.asking.enter("send")
 	a.ResponseWriter.WriteHeader(status)
 }
 
@@ -169,7 +186,18 @@ func (a *answer) Write(b []byte) (int, error) {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
 	}
+	a.bytes += int64(len(b))
+	if a.tail != nil {
+		return a.tail.write(a.ResponseWriter, b)
+	}
 	return a.ResponseWriter.Write(b)
+}
+
+// finish writes what was kept for the end.
+func (a *answer) finish(q *asking) {
+	if a.tail != nil {
+		a.tail.end(a.ResponseWriter, &explanation{q.trace.Report(), a.opts.coverage.told(q.trace.Counts()[trace.CacheHits])})
+	}
 }
 
 // Flush is wanted by remote read's streams. An answer without a body yet stays open for its status.

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -167,6 +168,7 @@ func (w *watched) Close() error {
 
 // post sends req and returns the answer, whose status is 200.
 func (c *Client) post(ctx context.Context, path string, req *request) (_ *answer, err error) {
+	req.Trace = trace.From(ctx) != nil
 	body, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
@@ -218,10 +220,11 @@ func (c *Client) call(ctx context.Context, path string, req *request, into any) 
 	if err := readEnvelope(a.Body, &packed); err != nil {
 		return nil, a.explain(fmt.Errorf("read answer of %s%s: %w", c.base, path, err))
 	}
+	limit := trace.Current(ctx).Attach(packed.Trace)
 	if packed.Error != nil {
 		return nil, packed.Error.unpack()
 	}
-	return packed.Applied, nil
+	return packed.Applied, limit
 }
 
 // querier is the querier of a Client.
@@ -304,7 +307,7 @@ func (q *querier) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, s := range q.open {
-		s.answer.close()
+		s.close()
 	}
 	q.open = nil
 	return nil

@@ -15,7 +15,8 @@
 // Select answers in frames (length, checksum, ChunkedReadResponse, as in remote read); a frame without a byte is a sign
 // of life. The first other frame says how far the log is applied (its field 15, which other readers of the format pass
 // over, is a streamHead as JSON). Then come series in the order of their labels, each in one or more frames, query_index
-// being the place of its block in the request (0 for partitions). The trailer says how it ended: without it the answer
+// being the place of its block in the request (0 for partitions). Who asks for a trace gets it in one more frame (its field
+// 14, a streamTail as JSON). The trailer says how it ended: without it the answer
 // was cut. All other calls answer with one envelope as JSON, whose error must be looked at first; the signs of life are
 // line breaks before it, and the line after it is its checksum (CRC-32C in hexadecimal). In the types of chunks stands, above
 // the encoding, what their first histogram says about counter resets (pack.go).

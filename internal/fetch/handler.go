@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -70,19 +71,31 @@ func (h *handler) answer(serve func(*http.Request, *request) (envelope, error)) 
 		}
 		w.Header().Set("Content-Type", contentTypeJSON)
 		life := newLifeline(w, h.cfg.KeepAlive, []byte("\n"))
+		r, part := followed(r, req)
 		packed, err := func() (envelope, error) {
 			defer life.close() // whatever panics
 			return serve(r, req)
 		}()
+		part.Root().End(err)
+		packed.Trace = part.Report()
 		switch begun := life.close(); {
 		case err != nil && !begun:
 			refuse(w, err)
 			return
 		case err != nil:
-			packed = envelope{Error: packError(err)}
+			packed = envelope{Error: packError(err), Trace: packed.Trace}
 		}
 		writeEnvelope(w, packed)
 	}
+}
+
+// followed makes the work for a caller who wants to know of it be followed.
+func followed(r *http.Request, req *request) (*http.Request, *trace.Query) {
+	if !req.Trace {
+		return r, nil
+	}
+	part := trace.NewPart("there")
+	return r.WithContext(trace.With(r.Context(), part)), part
 }
 
 // querier opens what req asks for and hands it to use with the matchers of req.
@@ -200,6 +213,7 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Trailer", trailerEnd)
 	life := newLifeline(w, h.cfg.KeepAlive, emptyFrame)
 	defer life.close()
+	r, part := followed(r, req)
 	var last end
 	err = h.querier(r, req, func(q storage.Querier, ms []*labels.Matcher) error {
 		hints := req.Hints.unpack()
@@ -207,7 +221,7 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 		if err := set.prime(); err != nil {
 			return err
 		}
-		head, err := streamHead{Applied: AppliedOf(q)}.frame()
+		head, err := frameOf(headTag, streamHead{Applied: AppliedOf(q)})
 		if err != nil {
 			return err
 		}
@@ -218,6 +232,9 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 		last.notes = packNotes(warnings)
 		return err
 	})
+	if part.Root().End(err); err == nil && part != nil {
+		err = writeTail(life, part)
+	}
 	if begun := life.close(); err != nil && !begun {
 		refuse(w, err)
 		return
@@ -227,6 +244,18 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 		last = end{Error: packError(err)}
 	}
 	w.Header().Set(trailerEnd, header(last))
+}
+
+// writeTail tells the caller what was done for it.
+func writeTail(life *lifeline, part *trace.Query) error {
+	tail, err := frameOf(tailTag, streamTail{Trace: part.Report()})
+	if err != nil {
+		return err
+	}
+	if err := life.Frame(tail); err != nil {
+		return fmt.Errorf("write tail: %w", err)
+	}
+	return nil
 }
 
 // primed is a set whose first series has been asked for already, so that its error is known before the answer starts.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 )
 
 // batchSeries is how many series are read at a time.
@@ -64,6 +66,7 @@ func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 // prepare reads a batch and puts Prometheus' own block querier over it.
 func (s *seriesSet) prepare(refs []storage.SeriesRef) (_ storage.SeriesSet, err error) {
 	defer recovered(s.block.index.file, &err)
+	defer trace.Current(s.ctx).Busy(time.Now())
 	b := &batch{}
 	err = s.block.index.series(s.ctx, refs, true, func(ref storage.SeriesRef, builder *labels.ScratchBuilder, metas []chunks.Meta) error {
 		from := len(b.metas)
@@ -93,6 +96,9 @@ func (s *seriesSet) prepare(refs []storage.SeriesRef) (_ storage.SeriesSet, err 
 		}
 		return 1
 	})
+	if err := trace.Add(s.ctx, trace.Series, int64(len(b.series))); err != nil {
+		return nil, err
+	}
 	if s.hints.Func != "series" {
 		if err := b.load(s.ctx, s.block); err != nil {
 			return nil, err
@@ -174,6 +180,9 @@ type batchChunk struct {
 
 // load reads the chunks, segment by segment in the order of the file.
 func (b *batch) load(ctx context.Context, blk *block) error {
+	if err := trace.Add(ctx, trace.Chunks, int64(len(b.metas))); err != nil {
+		return err
+	}
 	b.chunks = make([]batchChunk, len(b.metas))
 	order := make([]int, len(b.metas))
 	for i := range order {
@@ -220,6 +229,12 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 		}
 	}
 	var arena []byte
+	bytes := 0
+	defer func() {
+		if err == nil {
+			err = trace.Add(ctx, trace.ChunkBytes, int64(bytes))
+		}
+	}()
 	return blk.pages.framed(ctx, f, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
 		enc, data := chunkenc.Encoding(data[0]), data[1:]
 		if len(data) < minChunk {
@@ -228,6 +243,7 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 		if len(data) > cap(arena)-len(arena) {
 			arena = make([]byte, 0, max(len(data), min(64<<10, len(order)*int(blk.chunkGuess))))
 		}
+		bytes += len(data)
 		from := len(arena)
 		arena = append(arena, data...)
 		b.chunks[order[i]] = batchChunk{enc, arena[from:len(arena):len(arena)]}
