@@ -182,7 +182,7 @@ const maxPoints = 1 << 22
 // check holds a query to what can be said before it runs.
 func (f *Front) check(l *schema.QueryLimits, qs string, expr parser.Expr, start, end time.Time) error {
 	if n := l.MaxQueryExpressionSizeBytes; n > 0 && len(qs) > n {
-		return schema.NewError(schema.ErrQueryTooLong, http.StatusUnprocessableEntity,
+		return schema.NewError(schema.ErrQueryTooLong, http.StatusBadRequest,
 			"query of %d bytes is longer than the limit of %d (max_query_expression_size_bytes)", len(qs), n)
 	}
 	span := end.Sub(start)
