@@ -117,6 +117,7 @@ func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		int64Flag("reader.cache-bytes", 512<<20, "memory for pages of blocks in the bucket"),
 		durationFlag("reader.query-timeout", 2*time.Minute, "longest time for a query"),
+		durationFlag("reader.slow-query-log", 10*time.Second, "requests that take longer are logged with where their time went (docs/query.md): lower it to look for what loads the readers; 0 = none, negative = all"),
 		intFlag("reader.max-samples", 50_000_000, "most samples a query may hold in memory"),
 	}
 }

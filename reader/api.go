@@ -70,6 +70,7 @@ func (r *Reader) Register(mux *http.ServeMux) {
 			mux.Handle(prefix+e.path, http.StripPrefix(prefix, r.guard(e.path, e.promql)))
 		}
 	}
+	r.registerActive(mux)
 }
 
 // newAPI makes Prometheus' own API over the reader.
