@@ -239,8 +239,8 @@ func (r *Reader) registerActive(mux *http.ServeMux) {
 	mux.HandleFunc("GET /-/top_queries", every(r.serveTop))
 }
 
-func (r *Reader) serveActive(w http.ResponseWriter, _ *http.Request, asker []schema.Tenant) {
-	respond(w, http.StatusOK, map[string]any{"status": "success", "data": r.registry.list(asker)})
+func (r *Reader) serveActive(w http.ResponseWriter, req *http.Request, asker []schema.Tenant) {
+	respondData(w, req, r.registry.list(asker))
 }
 
 func (r *Reader) serveCancel(w http.ResponseWriter, req *http.Request, asker []schema.Tenant) {
@@ -253,7 +253,7 @@ func (r *Reader) serveCancel(w http.ResponseWriter, req *http.Request, asker []s
 		respondError(w, req, err)
 		return
 	}
-	respond(w, http.StatusOK, map[string]any{"status": "success"})
+	respondData(w, req, nil)
 }
 
 const (
@@ -279,7 +279,7 @@ func (r *Reader) serveTop(w http.ResponseWriter, req *http.Request, asker []sche
 		}
 		lifetime = time.Duration(d)
 	}
-	respond(w, http.StatusOK, map[string]any{"status": "success", "data": r.registry.top(asker, n, lifetime)})
+	respondData(w, req, r.registry.top(asker, n, lifetime))
 }
 
 // all returns the tenants that the query is about.

@@ -31,7 +31,9 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/features"
 	"github.com/thanos-io/objstore"
 
 	"sluice/internal/fetch"
@@ -39,6 +41,7 @@ import (
 	"sluice/internal/members"
 	"sluice/internal/trace"
 	"sluice/internal/web"
+	"sluice/reader/dialect"
 	"sluice/reader/front"
 	"sluice/reader/store"
 	"sluice/schema"
@@ -176,6 +179,9 @@ type Reader struct {
 	registry *registry
 	tracker  atomic.Pointer[tracker] // nil while Run does not run
 	peers    chan struct{}           // one for each question of another reader that is being answered
+
+	language parser.Parser
+	features features.Collector // those of a tenant without limits of its own
 }
 
 var (
@@ -196,7 +202,8 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 	r := &Reader{
 		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st, limits: lim, bucket: bkt,
 		tenancy: tenancy, logger: logger, metrics: newMetrics(reg), peers: make(chan struct{}, cfg.PeerQueries),
-		queue: front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
+		language: dialect.NewParser(),
+		queue:    front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
 	}
 	r.registry = newRegistry()
 	r.api = r.newAPI(reg)

@@ -31,6 +31,10 @@ type QueryLimits struct {
 
 	EnabledPromQLExperimentalFunctions  CSVList `yaml:"enabled_promql_experimental_functions"`   // names, or all
 	EnabledPromQLExtendedRangeSelectors CSVList `yaml:"enabled_promql_extended_range_selectors"` // anchored, smoothed, or all
+	EnabledPromQLDurationExpressions    bool    `yaml:"enabled_promql_duration_expressions"`     // [5m+step()]
+	EnabledPromQLFillModifiers          bool    `yaml:"enabled_promql_fill_modifiers"`           // a + fill(0) b
+	EnableDelayedNameRemoval            bool    `yaml:"enable_delayed_name_removal"`             // metric names go at the end of an evaluation
+	EnableStartTimestamps               bool    `yaml:"enable_start_timestamps"`                 // rate and its like look at them
 	CardinalityAnalysisEnabled          bool    `yaml:"cardinality_analysis_enabled"`
 	CardinalityLabelNamesPerRequest     int     `yaml:"label_values_max_cardinality_label_names_per_request"`
 	ActiveSeriesResultsMaxSizeBytes     int64   `yaml:"active_series_results_max_size_bytes"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,7 +64,7 @@ func (l *latencies) add(d time.Duration, err error) {
 	l.took = append(l.took, d)
 }
 
-// quantile in milliseconds.
+// quantile in milliseconds; of few requests it is rather the slower of two.
 func (l *latencies) quantile(q float64) float64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,7 +72,7 @@ func (l *latencies) quantile(q float64) float64 {
 		return 0
 	}
 	slices.Sort(l.took)
-	return float64(l.took[int(q*float64(len(l.took)-1))].Microseconds()) / 1000
+	return float64(l.took[int(math.Ceil(q*float64(len(l.took)-1)))].Microseconds()) / 1000
 }
 
 func (l *latencies) counts() (ok, failed int) {

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
 	"sluice/bench/peers"
@@ -64,9 +64,9 @@ const (
 	gauge
 )
 
-// one is a series: its labels as remote write has them, and what its values follow.
+// one is a series: names and values of its labels, and what its samples follow.
 type one struct {
-	labels  []byte
+	pairs   []string
 	kind    kind
 	seed    uint64
 	rate    float64 // of a counter, per sample
@@ -91,8 +91,8 @@ func (d *Data) series(pod, i int) one {
 		name = "http_request_duration_seconds_bucket"
 		h, le := (i-9)/len(bounds), (i-9)%len(bounds)
 		extra = [2][2]string{{"handler", handlers[h]}, {"le", bounds[le]}}
-		s.seed = uint64(pod)*podSeries + uint64(h) // all buckets of one histogram see the same requests
-		s.rate, s.share = float64(430+pod%50), below[le]
+		s.seed = uint64(pod)*podSeries + uint64(h)            // all buckets of one histogram see the same requests
+		s.rate, s.share = float64(4000+pod*7%5000), below[le] // so many that hardly two rates are the same
 	case i == 45:
 		name, s.kind = "container_memory_working_set_bytes", gauge
 	default:
@@ -100,23 +100,22 @@ func (d *Data) series(pod, i int) one {
 		s.kind = [...]kind{constant, counter, counter, gauge, constant}[i%5]
 		s.rate = float64(1000 * (1 + i%7))
 	}
-	s.labels = encode(
+	s.pairs = []string{
 		"__name__", name, "cluster", "eu-west-1", extra[0][0], extra[0][1], "container", "application-server", extra[1][0], extra[1][1],
 		"id", fmt.Sprintf("/kubepods/burstable/pod%08x", uint32(pod)*2654435761), "image", "registry.example/app:v1.22.333",
 		"instance", fmt.Sprintf("10.12.%d.%d:10250", pod/250, pod%250), "job", "kubelet",
 		"namespace", fmt.Sprintf("customer-facing-%02d", pod%namespaces), "node", fmt.Sprintf("ip-10-12-%d-%d.internal", pod/250, pod%250),
 		"pod", fmt.Sprintf("application-server-%05d", pod),
-	)
+	}
 	return s
 }
 
-// encode takes pairs in any order.
-func encode(pairs ...string) []byte {
+func (s *one) sorted() labels.Labels { return labels.FromStrings(s.pairs...) }
+
+// encoded are the labels as remote write has them.
+func (s *one) encoded() []byte {
 	var ls []schema.Label
-	for i := 0; i < len(pairs); i += 2 {
-		ls = append(ls, schema.Label{Name: []byte(pairs[i]), Value: []byte(pairs[i+1])})
-	}
-	slices.SortFunc(ls, func(a, b schema.Label) int { return bytes.Compare(a.Name, b.Name) })
+	s.sorted().Range(func(l labels.Label) { ls = append(ls, schema.Label{Name: []byte(l.Name), Value: []byte(l.Value)}) })
 	return schema.AppendLabels(nil, ls)
 }
 
@@ -187,7 +186,7 @@ func (d *Data) load(ctx context.Context, p *peers.Process, connections int, prog
 func (d *Data) appendPod(raw, payload []byte, pod, from, to int) (request, scratch []byte) {
 	for i := range podSeries {
 		s := d.series(pod, i)
-		payload = append(payload[:0], s.labels...)
+		payload = append(payload[:0], s.encoded()...)
 		for n := from; n < to; n++ {
 			payload = schema.AppendSample(payload, d.at(n), 0, s.value(n))
 		}

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +16,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/promql/parser"
+	"github.com/prometheus/prometheus/tsdb"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/stretchr/testify/require"
 )
 
@@ -178,4 +183,54 @@ func TestValidate(t *testing.T) {
 		spoil(&cfg)
 		require.Error(t, cfg.Validate())
 	}
+}
+
+// TestHistory: what is written are whole blocks, one a day, in which every pod lives for a day in all, with each time once.
+func TestHistory(t *testing.T) {
+	h := &History{Start: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Days: 3, Series: 1200, Interval: 10 * time.Minute}
+	folder := filepath.Join(t.TempDir(), "tenant")
+	w, err := h.Write(t.Context(), folder)
+	require.NoError(t, err)
+	require.Equal(t, 1200, w.Series)
+	require.Equal(t, 3*300*144, w.Samples, "three pods at any moment")
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Len(t, entries, 3)
+	times := map[string][]int64{}
+	samples := 0
+	for day, e := range entries {
+		b, err := tsdb.OpenBlock(nil, filepath.Join(folder, e.Name()), nil, nil)
+		require.NoError(t, err)
+		begin := h.Start.AddDate(0, 0, day).UnixMilli()
+		require.Equal(t, begin, b.MinTime())
+		q, err := tsdb.NewBlockQuerier(b, math.MinInt64, math.MaxInt64)
+		require.NoError(t, err)
+		set := q.Select(t.Context(), true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
+		for set.Next() {
+			it := set.At().Iterator(nil)
+			for it.Next() != chunkenc.ValNone {
+				at, _ := it.At()
+				require.GreaterOrEqual(t, at, b.MinTime())
+				require.Less(t, at, b.MaxTime())
+				key := set.At().Labels().String()
+				times[key] = append(times[key], at)
+				samples++
+			}
+			require.NoError(t, it.Err())
+		}
+		require.NoError(t, set.Err())
+		require.NoError(t, q.Close())
+		require.NoError(t, b.Close())
+	}
+	require.Equal(t, w.Samples, samples)
+	whole := 0
+	for key, at := range times {
+		for i := range at[1:] {
+			require.Equal(t, h.Interval.Milliseconds(), at[i+1]-at[i], key)
+		}
+		if len(at) == 144 {
+			whole++
+		}
+	}
+	require.Equal(t, 2*300, whole, "the first and the last pod of each slot are cut")
 }
