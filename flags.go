@@ -116,6 +116,7 @@ func compactorFlags() []cli.Flag {
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		int64Flag("reader.cache-bytes", 512<<20, "memory for pages of blocks in the bucket"),
+		int64Flag("reader.disk-cache-bytes", 0, "bytes of the local disk for pages of blocks, in --data-dir/pages, which survive a restart; 0 = none: set it where the bucket is far and the disk is near"),
 		durationFlag("reader.query-timeout", 2*time.Minute, "longest time for a query"),
 		intFlag("reader.max-samples", 50_000_000, "most samples a query may hold in memory"),
 	}
