@@ -87,11 +87,18 @@ func rights() map[string]auth.Right {
 		"/api/v1/write":   auth.Write,
 		"/api/v1/receive": auth.Write,
 	}
+	for _, prefix := range []string{"/prometheus", "/api/prom", ""} {
+		table[prefix+"/federate"] = auth.Read
+	}
 	for _, prefix := range []string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"} {
 		for _, endpoint := range []string{
 			"/query", "/query_range", "/query_exemplars", "/format_query", "/parse_query", "/series", "/labels",
-			"/label/{name}/values", "/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/scrape_pools",
+			"/label/{name}/values", "/search/metric_names", "/search/label_names", "/search/label_values",
+			"/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/targets/metadata", "/targets/relabel_steps",
+			"/scrape_pools", "/scrape_pools/config", "/notifications", "/notifications/live",
 			"/status/buildinfo", "/status/config", "/status/flags", "/status/runtimeinfo", "/features",
+			"/status/tsdb", "/status/tsdb/blocks", "/status/walreplay",
+			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series",
 		} {
 			table[prefix+endpoint] = auth.Read
 		}

@@ -155,7 +155,9 @@ type task struct {
 }
 
 // runStages builds the named stages on one log, one bucket and one port, and runs them until the process is told to stop.
-func runStages(c *cli.Context, stages ...string) error { return runProcess(c, stages, (*process).build) }
+func runStages(c *cli.Context, stages ...string) error {
+	return runProcess(c, stages, (*process).build)
+}
 
 // runProcess is runStages with the building left to the caller, for tests that want their hands on the parts.
 func runProcess(c *cli.Context, stages []string, build func(p *process, stages []string) error) (err error) {

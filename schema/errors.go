@@ -98,6 +98,7 @@ const (
 	ErrCardinalityDisabled ErrorID = "err-sluice-cardinality-disabled"
 	ErrCardinalityLabels   ErrorID = "err-sluice-max-cardinality-label-names"
 	ErrActiveSeriesSize    ErrorID = "err-sluice-active-series-size"
+	ErrCardinalityTooLarge ErrorID = "err-sluice-cardinality-too-large"
 )
 
 // ErrorIDs lists every ID, for the test that holds docs/errors.md to them.
@@ -116,7 +117,7 @@ func ErrorIDs() []ErrorID {
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 		ErrMaxSeriesPerQuery, ErrMaxChunksPerQuery, ErrMaxChunkBytesPerQuery, ErrMaxSamplesPerQuery, ErrMaxMemoryPerQuery, ErrMaxQueryLength,
 		ErrMaxResponseSize, ErrTooManyOutstanding, ErrPromQLExperimental,
-		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize,
+		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize, ErrCardinalityTooLarge,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 
+	"sluice/internal/cardinality"
 	"sluice/schema"
 )
 
@@ -36,6 +37,7 @@ func Handler(cfg HandlerConfig, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("POST "+pathLabelValues, h.answer(h.labelValues))
 	mux.HandleFunc("POST "+pathExemplars, h.answer(h.exemplars))
 	mux.HandleFunc("POST "+pathMetadata, h.answer(h.metadata))
+	mux.HandleFunc("POST "+pathCardinality, h.answer(h.cardinality))
 	return mux
 }
 
@@ -167,6 +169,19 @@ func (h *handler) metadata(r *http.Request, req *request) (envelope, error) {
 	}
 	found, err := h.cfg.Source.Metadata(r.Context(), req.Tenant, req.Metric)
 	return envelope{Answer: metadataAnswer(found)}, err
+}
+
+func (h *handler) cardinality(r *http.Request, req *request) (envelope, error) {
+	ms, err := unpackMatchers(req.Matchers)
+	if err != nil {
+		return envelope{}, schema.NewError(schema.ErrDecode, http.StatusBadRequest, "%v", err)
+	}
+	if err := h.lacks(req); err != nil {
+		return envelope{}, err
+	}
+	q := cardinality.Query{Matchers: ms, Since: req.Mint, All: req.All, Values: req.Values, Pairs: req.Pairs}
+	found, err := h.cfg.Source.Cardinality(r.Context(), req.Tenant, q, req.Asks)
+	return envelope{Answer: found}, err
 }
 
 // selectSeries streams the series. What goes wrong before the head is out is an ordinary answer with a status, what goes
