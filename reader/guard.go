@@ -66,7 +66,7 @@ func (r *Reader) guard(e *endpoint) http.Handler {
 			respondError(out, req, err)
 			return
 		}
-		r.serveInTurn(endpoint, serve, out, req, opts)
+		r.serveInTurn(e.path, serve, out, req, opts)
 	})
 }
 
