@@ -12,8 +12,10 @@ const (
 	MetaFile         = "meta.json" // uploaded last: a folder without it is no block
 	IndexFile        = "index"
 	ChunksDir        = "chunks"
+	ExemplarsFile    = "exemplars" // only where there are any; internal/exemplars has its layout
 	DeletionMarkFile = "deletion-mark.json"
 	BucketIndexFile  = "bucket-index.json.gz" // <tenant>/bucket-index.json.gz
+	MetadataDir      = "metadata"             // <tenant>/metadata/<partition>.json.gz
 )
 
 // BlockMeta is meta.json: Prometheus' own fields, the section that Thanos' tools expect, and ours. Two blocks with the
