@@ -2,6 +2,7 @@ package reader
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"sluice/internal/trace"
+	"sluice/internal/web"
 	"sluice/schema"
 )
 
@@ -50,6 +52,10 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 	leave, err := r.queue.Enter(ctx, opts.whose(), limits.MaxOutstandingRequestsPerTenant)
 	opts.asking.enter("")
 	if err != nil {
+		var refused *schema.Error
+		if errors.As(err, &refused) {
+			web.SetRetryAfter(out, refused.RetryAfter)
+		}
 		respondError(out, req, err)
 		return
 	}
