@@ -64,10 +64,15 @@ func rights() map[string]auth.Right {
 		"GET /-/ready":   everybody,
 		"GET /-/healthy": everybody,
 
-		"GET /metrics":         auth.Metrics,
-		"GET /config":          auth.Admin,
-		"POST /-/seal":         auth.Admin,
-		"POST /-/leave":        auth.Admin,
+		"GET /metrics":  auth.Metrics,
+		"GET /config":   auth.Admin,
+		"POST /-/seal":  auth.Admin,
+		"POST /-/leave": auth.Admin,
+
+		"GET /-/active_queries":         auth.Admin, // of every tenant
+		"POST /-/active_queries/cancel": auth.Admin,
+		"GET /-/top_queries":            auth.Admin,
+
 		"/debug/pprof/":        auth.Admin,
 		"/debug/pprof/cmdline": auth.Admin,
 		"/debug/pprof/profile": auth.Admin,
@@ -87,14 +92,25 @@ func rights() map[string]auth.Right {
 		"/api/v1/write":   auth.Write,
 		"/api/v1/receive": auth.Write,
 	}
+	for _, prefix := range []string{"/prometheus", "/api/prom", ""} {
+		table[prefix+"/federate"] = auth.Read
+	}
 	for _, prefix := range []string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"} {
 		for _, endpoint := range []string{
 			"/query", "/query_range", "/query_exemplars", "/format_query", "/parse_query", "/series", "/labels",
-			"/label/{name}/values", "/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/scrape_pools",
+			"/label/{name}/values", "/search/metric_names", "/search/label_names", "/search/label_values",
+			"/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/targets/metadata", "/targets/relabel_steps",
+			"/scrape_pools", "/scrape_pools/config", "/notifications", "/notifications/live",
 			"/status/buildinfo", "/status/config", "/status/flags", "/status/runtimeinfo", "/features",
+			"/status/tsdb", "/status/tsdb/blocks", "/status/walreplay",
+			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series",
 		} {
 			table[prefix+endpoint] = auth.Read
 		}
+		table["GET "+prefix+"/status/active_queries"] = auth.Read // a tenant's own
+		table["POST "+prefix+"/status/active_queries/cancel"] = auth.Read
+		table["DELETE "+prefix+"/status/active_queries/{id}"] = auth.Read
+		table["GET "+prefix+"/status/top_queries"] = auth.Read
 	}
 	return table
 }

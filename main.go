@@ -406,6 +406,8 @@ func (p *process) buildReader() (err error) {
 		Store:        store.Config{CacheBytes: p.cli.Int64("reader.cache-bytes")},
 		QueryTimeout: p.cli.Duration("reader.query-timeout"),
 		MaxSamples:   p.cli.Int("reader.max-samples"),
+		SlowQuery:    p.cli.Duration("reader.slow-query-log"),
+		Scratch:      dataPath(p.cli, "scratch", "reader"),
 
 		MaxConcurrent:     p.cli.Int("reader.max-concurrent"),
 		QueryMemory:       p.cli.Int64("reader.query-memory"),

@@ -42,7 +42,7 @@ func (c *Consumer) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt
 		p.mu.RLock()
 		applied[ask.Partition] = p.applied // before the heads are opened: they have that much at least
 		p.mu.RUnlock()
-		gens, err := p.since(ask.From)
+		gens, err := p.asked(&ask)
 		if err != nil {
 			return nil, err
 		}
@@ -154,6 +154,17 @@ func (p *partition) wait(ctx context.Context, offset int64) error {
 			return schema.Unavailable(schema.ErrStrongRead, ctx.Err(), "partition %d is applied up to offset %d, the strong read needs %d", p.id, applied, offset)
 		}
 	}
+}
+
+// asked returns the generations that are asked for.
+func (p *partition) asked(ask *fetch.Ask) ([]*generation, error) {
+	from := ask.From
+	if ask.All {
+		p.mu.RLock()
+		from = p.heldFrom
+		p.mu.RUnlock()
+	}
+	return p.since(from)
 }
 
 // since returns the generations that hold the partition's samples from offset on.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/grafana/regexp"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/rules"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/features"
+	"github.com/prometheus/prometheus/util/notifications"
 	apiv1 "github.com/prometheus/prometheus/web/api/v1"
 
 	"sluice/schema"
@@ -26,49 +28,72 @@ const (
 	lookback         = 5 * time.Minute
 	readFrameBytes   = 1 << 20
 	readSampleLimit  = 50_000_000
-	metadataEndpoint = "/metadata"
-	buildEndpoint    = "/status/buildinfo"
-	featuresEndpoint = "/features"
+	maxSearchResults = 100_000 // Prometheus' default is 10,000; a backend has more
 )
 
 // prefixes are where Prometheus', Cortex' and plain clients look for the API.
 var prefixes = [...]string{"/prometheus/api/v1", "/api/prom/api/v1", "/api/v1"}
 
-// endpoints are what is served, and what each lets a client send as PromQL. Whatever else Prometheus' API knows (writing,
-// administration, the state of a scraper) is not a reader's.
-var endpoints = [...]struct {
+// endpoint is a part of the query API. Prometheus' own handler serves it unless own does.
+type endpoint struct {
 	path   string
 	promql string // the form field with PromQL in it
-}{
-	{"/query", "query"},
-	{"/query_range", "query"},
-	{"/query_exemplars", "query"},
-	{"/format_query", "query"},
-	{"/parse_query", "query"},
-	{"/series", "match[]"},
-	{"/labels", "match[]"},
-	{"/label/{name}/values", "match[]"},
-	{metadataEndpoint, ""},
-	{"/read", ""},
-	{"/rules", "match[]"},
-	{"/alerts", ""},
-	{"/alertmanagers", ""},
-	{"/targets", ""},
-	{"/scrape_pools", ""},
-	{buildEndpoint, ""},
-	{"/status/config", ""},
-	{"/status/flags", ""},
-	{"/status/runtimeinfo", ""},
-	{featuresEndpoint, ""},
+	own    func(*Reader, http.ResponseWriter, *http.Request)
+	post   bool // own takes POST as well as GET
 }
+
+// endpoints are what is served. Whatever else Prometheus' API knows (writing, administration) is not a reader's; of what a
+// scraper would say, it says that there is nothing.
+var endpoints = [...]endpoint{
+	{path: "/query", promql: "query"},
+	{path: "/query_range", promql: "query"},
+	{path: "/query_exemplars", promql: "query"},
+	{path: "/format_query", promql: "query"},
+	{path: "/parse_query", promql: "query"},
+	{path: "/series", promql: "match[]"},
+	{path: "/labels", promql: "match[]"},
+	{path: "/label/{name}/values", promql: "match[]"},
+	{path: "/search/metric_names", promql: "match[]"},
+	{path: "/search/label_names", promql: "match[]"},
+	{path: "/search/label_values", promql: "match[]"},
+	{path: "/metadata", own: (*Reader).serveMetadata},
+	{path: "/read"},
+	{path: "/rules", promql: "match[]"},
+	{path: "/alerts"},
+	{path: "/alertmanagers"},
+	{path: "/targets"},
+	{path: "/targets/metadata", promql: "match_target"},
+	{path: "/targets/relabel_steps"},
+	{path: "/scrape_pools"},
+	{path: "/scrape_pools/config"},
+	{path: "/notifications"},
+	{path: "/notifications/live"},
+	{path: "/status/buildinfo", own: (*Reader).serveBuildInfo},
+	{path: "/status/config"},
+	{path: "/status/flags"},
+	{path: "/status/runtimeinfo"},
+	{path: "/status/tsdb", own: (*Reader).serveTSDBStatus},
+	{path: "/status/tsdb/blocks", own: (*Reader).serveTSDBBlocks},
+	{path: "/status/walreplay", own: (*Reader).serveWALReplay},
+	{path: "/features", own: (*Reader).serveFeatures},
+	{path: "/cardinality/label_names", promql: "selector", own: (*Reader).serveLabelNamesCardinality, post: true},
+	{path: "/cardinality/label_values", promql: "selector", own: (*Reader).serveLabelValuesCardinality, post: true},
+	{path: "/cardinality/active_series", promql: "selector", own: (*Reader).serveActiveSeries, post: true},
+}
+
+// federate is beside the API, as in Prometheus, and behind each prefix.
+var federate = endpoint{path: "/federate", promql: "match[]", own: (*Reader).serveFederate}
 
 // Register mounts the query API. The patterns are the endpoints themselves, so that others may have what is beside them.
 func (r *Reader) Register(mux *http.ServeMux) {
 	for _, prefix := range prefixes {
 		for _, e := range endpoints {
-			mux.Handle(prefix+e.path, http.StripPrefix(prefix, r.guard(e.path, e.promql)))
+			mux.Handle(prefix+e.path, http.StripPrefix(prefix, r.guard(&e)))
 		}
+		prefix = strings.TrimSuffix(prefix, "/api/v1")
+		mux.Handle(prefix+federate.path, http.StripPrefix(prefix, r.guard(&federate)))
 	}
+	r.registerActive(mux)
 }
 
 // newAPI makes Prometheus' own API over the reader.
@@ -92,11 +117,14 @@ func (r *Reader) newAPI(reg prometheus.Registerer) (http.Handler, error) {
 		func() config.Config { return config.Config{} },
 		map[string]string{}, apiv1.GlobalURLOptions{},
 		func(h http.HandlerFunc) http.HandlerFunc { return h }, // guard asks Ready
-		nil, "", false, false, 0, r.logger,
+		nil, "", false, true, maxSearchResults, r.logger,
 		func(context.Context) apiv1.RulesRetriever { return nothing{} },
 		readSampleLimit, r.cfg.ReadGate, readFrameBytes,
 		false, corsOrigin(), func() (apiv1.RuntimeInfo, error) { return runtimeInfo(start), nil },
-		&apiv1.PrometheusVersion{}, nil, nil, nil, reg, renderStats,
+		&apiv1.PrometheusVersion{},
+		func() []notifications.Notification { return []notifications.Notification{} },
+		func() (<-chan notifications.Notification, func(), bool) { return nil, nil, false }, // nobody may listen
+		nil, reg, renderStats,
 		false, nil, false, false, false, false, lookback, false, false,
 		statusOf, r.features, apiv1.OpenAPIOptions{}, r.language,
 	)

@@ -132,7 +132,12 @@ func TestEndpoints(t *testing.T) {
 		{"/status/config", `"yaml":`},
 		{"/status/flags", `"data":{}`},
 		{"/status/runtimeinfo", `"startTime":`},
+		{"/status/tsdb", `"headStats":{`},
+		{"/status/tsdb/blocks", `"data":{"blocks":[]}`},
+		{"/status/walreplay", `"min":0`},
 		{"/features", `"promql"`},
+		{"/notifications", `"data":[]`},
+		{"/targets/metadata?match_target=%7Bjob=%22x%22%7D", `"data":[]`},
 	}
 	for _, prefix := range prefixes {
 		for _, c := range cases {
@@ -147,7 +152,7 @@ func TestEndpoints(t *testing.T) {
 		got = post(t, base+prefix+"/series", url.Values{"match[]": {"m", "{s=\"a\"}"}})
 		require.Contains(t, got.body, `"s":"b"`)
 	}
-	for _, other := range []string{"/api/v1/push", "/api/v1/write", "/api/prom/push", "/fetch/select", "/api/v1/admin/tsdb/snapshot", "/api/v1/status/tsdb", "/api/v1/otlp/v1/metrics"} {
+	for _, other := range []string{"/api/v1/push", "/api/v1/write", "/api/prom/push", "/fetch/select", "/api/v1/admin/tsdb/snapshot", "/api/v1/otlp/v1/metrics"} {
 		require.Equal(t, http.StatusTeapot, post(t, base+other, nil).code, other)
 	}
 	req, err := http.NewRequest(http.MethodOptions, base+"/prometheus/api/v1/query", nil)

@@ -10,7 +10,6 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/features"
-	"github.com/prometheus/prometheus/util/httputil"
 
 	"sluice/reader/dialect"
 	"sluice/reader/eval"
@@ -121,6 +120,5 @@ func (r *Reader) serveFeatures(w http.ResponseWriter, req *http.Request) {
 	}
 	d := r.dialect(opts)
 	d.Features(known)
-	httputil.SetCORS(w, corsOrigin(), req)
-	respond(w, http.StatusOK, map[string]any{"status": "success", "data": known.Get()})
+	respondData(w, req, known.Get())
 }

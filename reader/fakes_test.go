@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/thanos-io/objstore"
 
+	"sluice/internal/cardinality"
 	"sluice/internal/fetch"
 	"sluice/internal/log"
 	"sluice/internal/members"
@@ -167,7 +168,7 @@ func (s *fakeSource) check(ctx context.Context, asks []fetch.Ask) error {
 		if !ok {
 			held = -1
 		}
-		if !ok || a.From < held {
+		if !ok || a.From < held && !a.All {
 			return &fetch.HoleError{Partition: a.Partition, From: a.From, Held: held}
 		}
 		if a.Wait > 0 && s.stuck {
@@ -217,6 +218,27 @@ func (s *fakeSource) Exemplars(ctx context.Context, _ schema.Tenant, _, _ int64,
 
 func (s *fakeSource) Metadata(context.Context, schema.Tenant, string) (map[string][]metadata.Metadata, error) {
 	return s.meta, s.err
+}
+
+func (s *fakeSource) Cardinality(ctx context.Context, _ schema.Tenant, query cardinality.Query, asks []fetch.Ask) (*cardinality.Result, error) {
+	if err := s.check(ctx, asks); err != nil {
+		return nil, err
+	}
+	q, err := s.data.Querier(query.Since, math.MaxInt64)
+	if err != nil {
+		return nil, err
+	}
+	defer q.Close()
+	c := cardinality.NewCounter(query)
+	set := q.Select(ctx, true, &storage.SelectHints{Start: query.Since, End: math.MaxInt64, Func: "series"}, append(query.Matchers, everything)...)
+	for set.Next() {
+		c.AddTotal(1)
+		if err := c.Add(set.At().Labels()); err != nil {
+			return nil, err
+		}
+	}
+	c.AddSamples(7, 60_000, 120_000)
+	return c.Result(), set.Err()
 }
 
 // fakeBlocks are blocks that are databases.

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/stretchr/testify/require"
 
+	"sluice/internal/cardinality"
 	"sluice/internal/fetch"
 	"sluice/internal/log"
 	"sluice/internal/web"
@@ -47,6 +48,10 @@ func (s tenantsSource) Exemplars(ctx context.Context, t schema.Tenant, start, en
 		}
 	}
 	return kept, err
+}
+
+func (s tenantsSource) Cardinality(ctx context.Context, t schema.Tenant, q cardinality.Query, asks []fetch.Ask) (*cardinality.Result, error) {
+	return s[t].Cardinality(ctx, t, q, asks)
 }
 
 func (s tenantsSource) Metadata(ctx context.Context, t schema.Tenant, metric string) (map[string][]metadata.Metadata, error) {

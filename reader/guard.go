@@ -36,19 +36,18 @@ const (
 
 // guard stands before an endpoint: it finds out who asks and how, refuses what must not reach the parser, and makes the
 // answer say what went wrong on our side.
-func (r *Reader) guard(endpoint, promql string) http.Handler {
+func (r *Reader) guard(e *endpoint) http.Handler {
 	serve := r.api
-	switch endpoint {
-	case metadataEndpoint:
-		serve = http.HandlerFunc(r.serveMetadata)
-	case buildEndpoint:
-		serve = http.HandlerFunc(r.serveBuildInfo)
-	case featuresEndpoint:
-		serve = http.HandlerFunc(r.serveFeatures)
+	if e.own != nil {
+		serve = httputil.CompressionHandler{Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { e.own(r, w, req) })}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodOptions {
 			r.api.ServeHTTP(w, req)
+			return
+		}
+		if e.own != nil && req.Method != http.MethodGet && (!e.post || req.Method != http.MethodPost) {
+			e.refuseMethod(w)
 			return
 		}
 		start := time.Now()
@@ -56,23 +55,33 @@ func (r *Reader) guard(endpoint, promql string) http.Handler {
 		out := &answer{ResponseWriter: w, opts: opts}
 		defer func() {
 			r.metrics.queries.WithLabelValues(strconv.Itoa(out.code())).Inc()
-			r.metrics.seconds.WithLabelValues(endpoint).Observe(time.Since(start).Seconds())
+			r.metrics.seconds.WithLabelValues(e.path).Observe(time.Since(start).Seconds())
 		}()
 		err := r.Ready()
 		if err == nil {
-			err = r.prepare(out, req, opts, promql)
+			err = r.prepare(out, req, opts, e.promql)
 		}
-		if err == nil && endpoint == "/read" {
+		if err == nil && e.path == "/read" {
 			err = limitRead(out, req)
 		}
 		if err != nil {
 			respondError(out, req, err)
 			return
 		}
-		req, done := r.follow(out, req, opts, endpoint)
+		req, done := r.follow(out, req, opts, e.path)
 		defer done()
-		r.serveInTurn(endpoint, serve, out, req, opts)
+		r.serveInTurn(e.path, serve, out, req, opts)
 	})
+}
+
+// refuseMethod answers as Prometheus' router does.
+func (e *endpoint) refuseMethod(w http.ResponseWriter) {
+	allow := "GET, OPTIONS"
+	if e.post {
+		allow = "GET, OPTIONS, POST"
+	}
+	w.Header().Set("Allow", allow)
+	http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 }
 
 // prepare fills in opts from the request and checks its PromQL.
@@ -232,7 +241,10 @@ func (a *answer) code() int {
 // respondError answers in Prometheus' shape.
 func respondError(w http.ResponseWriter, req *http.Request, err error) {
 	var se *schema.Error
-	if !errors.As(err, &se) {
+	var p plain
+	if errors.As(err, &p) {
+		se = &schema.Error{Status: http.StatusBadRequest, Message: err.Error()}
+	} else if !errors.As(err, &se) {
 		se = &schema.Error{Status: http.StatusInternalServerError, Message: err.Error()}
 	}
 	kind := "bad_data"
@@ -241,6 +253,12 @@ func respondError(w http.ResponseWriter, req *http.Request, err error) {
 		kind = "unauthorized"
 	case se.Status == http.StatusForbidden:
 		kind = "forbidden"
+	case se.Status == http.StatusNotFound:
+		kind = "not_found"
+	case se.ID == schema.ErrQueryCanceled:
+		kind = "canceled"
+	case se.Status == http.StatusUnprocessableEntity:
+		kind = "execution"
 	case se.Status == http.StatusServiceUnavailable:
 		kind = "unavailable"
 	case se.Status >= 500:
@@ -250,21 +268,50 @@ func respondError(w http.ResponseWriter, req *http.Request, err error) {
 	if a, ok := w.(*answer); ok {
 		a.opts.note(se)
 	}
-	respond(w, se.Status, map[string]any{"status": "error", "errorType": kind, "error": err.Error()})
+	writeJSON(w, se.Status, envelope{Status: "error", ErrorType: kind, Error: err.Error()})
 }
 
-func respond(w http.ResponseWriter, status int, body map[string]any) {
+// plain is what Prometheus says of a bad parameter, word for word.
+type plain string
+
+func (p plain) Error() string { return string(p) }
+
+// envelope is an answer of Prometheus' API.
+type envelope struct {
+	Status    string   `json:"status"`
+	Data      any      `json:"data,omitempty"`
+	ErrorType string   `json:"errorType,omitempty"`
+	Error     string   `json:"error,omitempty"`
+	Warnings  []string `json:"warnings,omitempty"`
+}
+
+// respondData answers a request that went well.
+func respondData(w http.ResponseWriter, req *http.Request, data any, warnings ...string) {
+	httputil.SetCORS(w, corsOrigin(), req)
+	writeJSON(w, http.StatusOK, envelope{Status: "success", Data: data, Warnings: warnings})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	text, err := json.Marshal(v)
+	if err != nil { // only strings and numbers are marshalled here
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // the client has gone
+	_, _ = w.Write(text) // the client has gone
 }
 
 // serveMetadata answers /metadata, which Prometheus' handler takes from its scrape targets.
 func (r *Reader) serveMetadata(w http.ResponseWriter, req *http.Request) {
 	limit, err := number(req, "limit")
-	perMetric, err2 := number(req, "limit_per_metric")
-	if err != nil || err2 != nil {
-		respondError(w, req, badData("limit and limit_per_metric must be numbers"))
+	if err != nil {
+		respondError(w, req, plain("limit must be a number"))
+		return
+	}
+	perMetric, err := number(req, "limit_per_metric")
+	if err != nil {
+		respondError(w, req, plain("limit_per_metric must be a number"))
 		return
 	}
 	found, err := r.metadata(req.Context(), req.FormValue("metric"))
@@ -283,8 +330,7 @@ func (r *Reader) serveMetadata(w http.ResponseWriter, req *http.Request) {
 		}
 		data[name] = ms
 	}
-	httputil.SetCORS(w, corsOrigin(), req)
-	respond(w, http.StatusOK, map[string]any{"status": "success", "data": data})
+	respondData(w, req, data)
 }
 
 func number(req *http.Request, name string) (int, error) {
@@ -304,8 +350,7 @@ func (r *Reader) serveBuildInfo(w http.ResponseWriter, req *http.Request) {
 	if b, ok := debug.ReadBuildInfo(); ok {
 		info["goVersion"] = strings.TrimPrefix(b.GoVersion, "go")
 	}
-	httputil.SetCORS(w, corsOrigin(), req)
-	respond(w, http.StatusOK, map[string]any{"status": "success", "data": info})
+	respondData(w, req, info)
 }
 
 // prometheusVersion derives the version of Prometheus from that of its module: v0.315.0 is 3.15.0.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-
 	"time"
 
 	"github.com/prometheus/prometheus/util/httputil"

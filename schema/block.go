@@ -12,6 +12,7 @@ const (
 	MetaFile         = "meta.json" // uploaded last: a folder without it is no block
 	IndexFile        = "index"
 	ChunksDir        = "chunks"
+	HeaderFile       = "sluice-header" // of the index, for readers; not every block has one, and none needs it
 	DeletionMarkFile = "deletion-mark.json"
 	BucketIndexFile  = "bucket-index.json.gz" // <tenant>/bucket-index.json.gz
 )

@@ -92,12 +92,15 @@ const (
 	ErrMaxQueryLength        ErrorID = "err-sluice-max-query-length"
 	ErrMaxResponseSize       ErrorID = "err-sluice-max-response-size"
 	ErrTooManyOutstanding    ErrorID = "err-sluice-too-many-outstanding-requests"
+	ErrQueryCanceled         ErrorID = "err-sluice-query-canceled"
+	ErrQueryNotFound         ErrorID = "err-sluice-query-not-found"
 	ErrPromQLExperimental    ErrorID = "err-sluice-promql-experimental"
 
 	// Cardinality questions.
 	ErrCardinalityDisabled ErrorID = "err-sluice-cardinality-disabled"
 	ErrCardinalityLabels   ErrorID = "err-sluice-max-cardinality-label-names"
 	ErrActiveSeriesSize    ErrorID = "err-sluice-active-series-size"
+	ErrCardinalityTooLarge ErrorID = "err-sluice-cardinality-too-large"
 )
 
 // ErrorIDs lists every ID, for the test that holds docs/errors.md to them.
@@ -115,8 +118,8 @@ func ErrorIDs() []ErrorID {
 		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 		ErrMaxSeriesPerQuery, ErrMaxChunksPerQuery, ErrMaxChunkBytesPerQuery, ErrMaxSamplesPerQuery, ErrMaxMemoryPerQuery, ErrMaxQueryLength,
-		ErrMaxResponseSize, ErrTooManyOutstanding, ErrPromQLExperimental,
-		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize,
+		ErrMaxResponseSize, ErrTooManyOutstanding, ErrQueryCanceled, ErrQueryNotFound, ErrPromQLExperimental,
+		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize, ErrCardinalityTooLarge,
 	}
 }
 

@@ -31,6 +31,8 @@ type Head struct {
 	open   []open  // chunks under way of other kinds than plain floats, by series.open - 1
 	mint   int64   // of all samples
 	maxt   int64
+
+	order order
 }
 
 // NoSample is the newest time of a series without samples.

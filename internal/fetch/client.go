@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"sluice/internal/cardinality"
 	"sluice/internal/trace"
 	"sluice/schema"
 )
@@ -118,6 +119,14 @@ func (c *Client) Metadata(ctx context.Context, tenant schema.Tenant, metric stri
 	var found metadataAnswer
 	_, err := c.call(ctx, pathMetadata, &request{Tenant: tenant, Metric: metric}, &found)
 	return found, err
+}
+
+// Cardinality asks for counts of series.
+func (c *Client) Cardinality(ctx context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error) {
+	req := &request{Tenant: tenant, Asks: asks, Mint: q.Since, Matchers: packMatchers(q.Matchers), All: q.All, Values: q.Values, Pairs: q.Pairs}
+	var found cardinality.Result
+	_, err := c.call(ctx, pathCardinality, req, &found)
+	return &found, err
 }
 
 // answer is a member's answer under way. ctx is its own, ended by cancel with the reason; close must be called.

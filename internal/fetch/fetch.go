@@ -1,7 +1,7 @@
 // Package fetch is how a reader asks another process for the samples that it holds: one small contract (Source), the
 // HTTP handler that serves it and the client that speaks to that handler. In goes a tenant, a time range and, for each
 // partition, the offset from which the caller lacks blocks; out come series as streamed chunks in Prometheus'
-// remote-read framing, label names and values, exemplars and metadata. A second contract (Blocks) asks for blocks of
+// remote-read framing, label names and values, exemplars, metadata and counts of series. A second contract (Blocks) asks for blocks of
 // the bucket in the same way. It never decides where to ask and never merges.
 //
 // # The protocol
@@ -34,6 +34,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
 
+	"sluice/internal/cardinality"
 	"sluice/schema"
 )
 
@@ -44,6 +45,8 @@ type Ask struct {
 	From      int64 `json:"from"`
 	// Wait makes the source apply the log up to this offset (exclusive) before it answers. 0 = now.
 	Wait int64 `json:"wait,omitempty"`
+	// All asks for everything that is held, whatever From says: for questions that blocks are not asked as well.
+	All bool `json:"all,omitempty"`
 }
 
 // Source answers for the partitions that it holds. The consumer is one; Client is the same over HTTP.
@@ -58,6 +61,8 @@ type Source interface {
 	Exemplars(ctx context.Context, tenant schema.Tenant, start, end int64, matchers [][]*labels.Matcher, asks []Ask) ([]exemplar.QueryResult, error)
 	// Metadata returns type, help and unit by metric family name; metric "" = all.
 	Metadata(ctx context.Context, tenant schema.Tenant, metric string) (map[string][]metadata.Metadata, error)
+	// Cardinality counts the tenant's series in the asked partitions.
+	Cardinality(ctx context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error)
 }
 
 // Interval is a time range, both ends inclusive, ms.

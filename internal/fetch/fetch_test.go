@@ -28,6 +28,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"sluice/internal/cardinality"
 	"sluice/schema"
 )
 
@@ -57,6 +58,17 @@ func (s *fakeSource) Exemplars(context.Context, schema.Tenant, int64, int64, [][
 
 func (s *fakeSource) Metadata(context.Context, schema.Tenant, string) (map[string][]metadata.Metadata, error) {
 	return s.meta, s.openErr
+}
+
+func (s *fakeSource) Cardinality(_ context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error) {
+	s.asks, s.tenant = asks, tenant
+	c := cardinality.NewCounter(q)
+	for _, i := range []string{"1", "2", "3"} {
+		if err := c.Add(labels.FromStrings("__name__", "m", "i", i)); err != nil {
+			return nil, err
+		}
+	}
+	return c.Result(), s.openErr
 }
 
 type wrappedQuerier struct {

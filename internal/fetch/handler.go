@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 
+	"sluice/internal/cardinality"
 	"sluice/internal/trace"
 	"sluice/schema"
 )
@@ -37,6 +38,7 @@ func Handler(cfg HandlerConfig, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("POST "+pathLabelValues, h.answer(h.labelValues))
 	mux.HandleFunc("POST "+pathExemplars, h.answer(h.exemplars))
 	mux.HandleFunc("POST "+pathMetadata, h.answer(h.metadata))
+	mux.HandleFunc("POST "+pathCardinality, h.answer(h.cardinality))
 	mux.HandleFunc("POST "+pathHeld, h.answer(h.held))
 	return mux
 }
@@ -181,6 +183,19 @@ func (h *handler) metadata(r *http.Request, req *request) (envelope, error) {
 	}
 	found, err := h.cfg.Source.Metadata(r.Context(), req.Tenant, req.Metric)
 	return envelope{Answer: metadataAnswer(found)}, err
+}
+
+func (h *handler) cardinality(r *http.Request, req *request) (envelope, error) {
+	ms, err := unpackMatchers(req.Matchers)
+	if err != nil {
+		return envelope{}, schema.NewError(schema.ErrDecode, http.StatusBadRequest, "%v", err)
+	}
+	if err := h.lacks(req); err != nil {
+		return envelope{}, err
+	}
+	q := cardinality.Query{Matchers: ms, Since: req.Mint, All: req.All, Values: req.Values, Pairs: req.Pairs}
+	found, err := h.cfg.Source.Cardinality(r.Context(), req.Tenant, q, req.Asks)
+	return envelope{Answer: found}, err
 }
 
 func (h *handler) held(r *http.Request, req *request) (envelope, error) {

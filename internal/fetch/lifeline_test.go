@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"sluice/internal/cardinality"
 	"sluice/internal/merge"
 	"sluice/internal/trace"
 	"sluice/schema"
@@ -42,7 +43,11 @@ func calls(ctx context.Context, c *Client) map[string]func() error {
 		"names":     func() error { _, _, err := open().LabelNames(ctx, nil); return err },
 		"values":    func() error { _, _, err := open().LabelValues(ctx, "a", nil); return err },
 		"exemplars": func() error { _, err := c.Exemplars(ctx, "acme", 0, 1, nil, nil); return err },
-		"metadata":  func() error { _, err := c.Metadata(ctx, "acme", ""); return err },
+		"cardinality": func() error {
+			_, err := c.Cardinality(ctx, "acme", cardinality.Query{}, nil)
+			return err
+		},
+		"metadata": func() error { _, err := c.Metadata(ctx, "acme", ""); return err },
 	}
 }
 
@@ -99,6 +104,10 @@ func (s *slowSource) Exemplars(context.Context, schema.Tenant, int64, int64, [][
 }
 
 func (s *slowSource) Metadata(context.Context, schema.Tenant, string) (map[string][]metadata.Metadata, error) {
+	return nil, s.wait()
+}
+
+func (s *slowSource) Cardinality(context.Context, schema.Tenant, cardinality.Query, []Ask) (*cardinality.Result, error) {
 	return nil, s.wait()
 }
 

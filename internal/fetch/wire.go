@@ -31,6 +31,7 @@ const (
 	pathLabelValues = "/fetch/label_values"
 	pathExemplars   = "/fetch/exemplars"
 	pathMetadata    = "/fetch/metadata"
+	pathCardinality = "/fetch/cardinality"
 	pathHeld        = "/fetch/held"
 )
 
@@ -66,6 +67,10 @@ type request struct {
 	Name     string      `json:"name,omitempty"`   // label values
 	Limit    int         `json:"limit,omitempty"`  // label names and values
 	Metric   string      `json:"metric,omitempty"` // metadata
+
+	Values []string `json:"values,omitempty"` // cardinality, as Pairs; Mint is since when
+	All    bool     `json:"all,omitempty"`
+	Pairs  bool     `json:"pairs,omitempty"`
 }
 
 // matcher holds name and value as bytes, as JSON would mend what is not UTF-8.

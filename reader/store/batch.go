@@ -3,17 +3,16 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/index"
-	"github.com/prometheus/prometheus/tsdb/tombstones"
 	"github.com/prometheus/prometheus/util/annotations"
+	"golang.org/x/sync/errgroup"
 
 	"sluice/internal/merge"
 	"sluice/internal/trace"
@@ -28,10 +27,11 @@ const batchSeries = 4096
 type seriesSet struct {
 	ctx        context.Context
 	block      *block
-	refs       []storage.SeriesRef // not yet read
+	refs       []uint32          // not yet read
+	rest       []*labels.Matcher // that the labels of refs must still match
+	hurry      bool              // rather read too much than one round trip more
 	hints      storage.SelectHints
 	mint, maxt int64
-	whole      bool // see SelectWhole
 
 	cur storage.SeriesSet // over the current batch
 	err error
@@ -63,112 +63,90 @@ func (s *seriesSet) At() storage.Series                { return s.cur.At() }
 func (s *seriesSet) Err() error                        { return s.err }
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 
-// prepare reads a batch and puts Prometheus' own block querier over it.
-func (s *seriesSet) prepare(refs []storage.SeriesRef) (_ storage.SeriesSet, err error) {
+// prepare reads a batch.
+func (s *seriesSet) prepare(refs []uint32) (_ storage.SeriesSet, err error) {
 	defer recovered(s.block.index.file, &err)
 	defer trace.Current(s.ctx).Busy(time.Now())
-	b := &batch{}
-	err = s.block.index.series(s.ctx, refs, true, func(ref storage.SeriesRef, builder *labels.ScratchBuilder, metas []chunks.Meta) error {
-		from := len(b.metas)
-		for _, m := range metas {
-			if m.OverlapsClosedInterval(s.mint, s.maxt) {
-				b.metas = append(b.metas, m)
-			}
-		}
-		if from == len(b.metas) {
-			return nil
-		}
-		ls := builder.Labels()
-		if s.hints.ShardCount > 0 && labels.StableHash(ls)%s.hints.ShardCount != s.hints.ShardIndex {
-			b.metas = b.metas[:from]
-			return nil
-		}
-		b.series = append(b.series, batchEntry{ref, ls, from, len(b.metas)})
-		return nil
-	})
+	x := s.block.index
+	e, err := x.entries(s.ctx, refs, s.mint, s.maxt)
 	if err != nil {
 		return nil, err
 	}
-	// Entries longer than thought were read last.
-	slices.SortFunc(b.series, func(x, y batchEntry) int {
-		if x.ref < y.ref {
-			return -1
-		}
-		return 1
+	e.series = slices.DeleteFunc(e.series, func(en entry) bool { return en.metasFrom == en.metasTo })
+	b := &batch{metas: e.metas}
+	// The symbols of the labels and the chunks come at the same time, unless the labels may save most of the chunks.
+	withChunks := s.hints.Func != "series"
+	together := withChunks && (s.hurry || len(s.rest) == 0 && s.hints.ShardCount == 0)
+	g, ctx := errgroup.WithContext(s.ctx)
+	g.Go(func() (err error) {
+		defer recovered(x.file, &err)
+		return x.resolve(ctx, e, false)
 	})
+	if together {
+		g.Go(func() error { return b.load(ctx, s.block, nil) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var builder labels.ScratchBuilder
+	for i := range e.series {
+		en := &e.series[i]
+		ls := e.labels(en, &builder)
+		if matches(ls, s.rest) && (s.hints.ShardCount == 0 || labels.StableHash(ls)%s.hints.ShardCount == s.hints.ShardIndex) {
+			b.series = append(b.series, batchEntry{ls, en.metasFrom, en.metasTo})
+		}
+	}
 	if err := trace.Add(s.ctx, trace.Series, int64(len(b.series))); err != nil {
 		return nil, err
 	}
-	if s.hints.Func != "series" {
-		if err := b.load(s.ctx, s.block); err != nil {
+	if withChunks && !together && len(b.series) > 0 {
+		if err := b.load(s.ctx, s.block, b.series); err != nil {
 			return nil, err
 		}
 	}
-	if s.whole {
-		return &wholeSet{batch: b}, nil
-	}
-	q, err := tsdb.NewBlockQuerier(b, s.mint, s.maxt)
-	if err != nil {
-		return nil, fmt.Errorf("open batch: %w", err)
-	}
-	hints := s.hints
-	hints.ShardCount = 0                                                                         // done above
-	return q.Select(s.ctx, false, &hints, labels.MustNewMatcher(labels.MatchEqual, "", "")), nil // all of the batch
+	return &batchSet{series: b.undecoded(s.hints.DisableTrimming, s.mint, s.maxt), at: -1}, nil
 }
 
-// wholeSet gives the series of a batch with their chunks as they are.
-type wholeSet struct {
-	batch *batch
-	next  int
-	cur   wholeSeries
-	err   error
+// batchSet gives the series of a batch.
+type batchSet struct {
+	series []merge.ChunksSeries
+	at     int
 }
 
-func (s *wholeSet) Next() bool {
-	b := s.batch
-	if s.err != nil || s.next == len(b.series) {
-		return false
+func (s *batchSet) Next() bool                      { s.at++; return s.at < len(s.series) }
+func (s *batchSet) At() storage.Series              { return &s.series[s.at] }
+func (*batchSet) Err() error                        { return nil }
+func (*batchSet) Warnings() annotations.Annotations { return nil }
+
+// undecoded returns the series with their chunks; without any if labels alone were asked for. Samples outside of
+// [mint, maxt] do not count, but for a caller who wants them all.
+func (b *batch) undecoded(all bool, mint, maxt int64) []merge.ChunksSeries {
+	if all {
+		mint, maxt = math.MinInt64, math.MaxInt64
 	}
-	e := &b.series[s.next]
-	s.next++
-	metas := slices.Clone(b.metas[e.from:e.to])
-	for i := range metas {
-		if b.chunks == nil {
-			metas = nil // labels alone were asked for
-			break
+	series := make([]merge.ChunksSeries, len(b.series))
+	parts := make([]merge.Chunk, 0, len(b.chunks))
+	for i, e := range b.series {
+		first := len(parts)
+		if b.chunks != nil {
+			for j := e.from; j < e.to; j++ {
+				m, c := &b.metas[j], &b.chunks[j]
+				parts = append(parts, merge.Chunk{MinTime: m.MinTime, MaxTime: m.MaxTime, From: mint, To: maxt, Encoding: c.enc, Data: c.data})
+			}
 		}
-		if metas[i].Chunk, _, s.err = b.ChunkOrIterable(metas[i]); s.err != nil {
-			return false
-		}
+		series[i] = *merge.OfChunks(e.labels, parts[first:len(parts):len(parts)])
 	}
-	s.cur = wholeSeries{merge.SeriesOfChunks(e.labels, metas), metas}
-	return true
+	return series
 }
 
-func (s *wholeSet) At() storage.Series              { return s.cur }
-func (s *wholeSet) Err() error                      { return s.err }
-func (*wholeSet) Warnings() annotations.Annotations { return nil }
-
-// wholeSeries is a series that gives its chunks to whoever passes them on.
-type wholeSeries struct {
-	storage.Series
-	metas []chunks.Meta
-}
-
-// Chunks returns the chunks.
-func (s wholeSeries) Chunks(chunks.Iterator) chunks.Iterator {
-	return storage.NewListChunkSeriesIterator(s.metas...)
-}
-
-// batch is a number of series with their chunks in memory, as a block.
+// batch is a number of series with their chunks in memory.
 type batch struct {
 	series []batchEntry
-	metas  []chunks.Meta // in range; Ref is the position in chunks
-	chunks []batchChunk
+	metas  []chunks.Meta // in range
+	chunks []batchChunk  // of metas; nil: labels alone are asked for
 }
 
 type batchEntry struct {
-	ref      storage.SeriesRef
 	labels   labels.Labels
 	from, to int // of metas
 }
@@ -178,15 +156,20 @@ type batchChunk struct {
 	data []byte
 }
 
-// load reads the chunks, segment by segment in the order of the file.
-func (b *batch) load(ctx context.Context, blk *block) error {
-	if err := trace.Add(ctx, trace.Chunks, int64(len(b.metas))); err != nil {
-		return err
-	}
+// load reads the chunks of some series, or of all for nil, segment by segment in the order of the file.
+func (b *batch) load(ctx context.Context, blk *block, series []batchEntry) error {
 	b.chunks = make([]batchChunk, len(b.metas))
-	order := make([]int, len(b.metas))
-	for i := range order {
-		order[i] = i
+	order := make([]int, 0, len(b.metas))
+	if series == nil {
+		series = []batchEntry{{to: len(b.metas)}}
+	}
+	for _, e := range series {
+		for i := e.from; i < e.to; i++ {
+			order = append(order, i)
+		}
+	}
+	if err := trace.Add(ctx, trace.Chunks, int64(len(order))); err != nil {
+		return err
 	}
 	slices.SortFunc(order, func(x, y int) int {
 		if b.metas[x].Ref < b.metas[y].Ref { // a ref is segment << 32 | offset
@@ -194,6 +177,7 @@ func (b *batch) load(ctx context.Context, blk *block) error {
 		}
 		return 1
 	})
+	g, gctx := errgroup.WithContext(ctx)
 	for len(order) > 0 {
 		segment, _ := chunks.BlockChunkRef(b.metas[order[0]].Ref).Unpack()
 		n := 1
@@ -201,18 +185,15 @@ func (b *batch) load(ctx context.Context, blk *block) error {
 			n++
 		}
 		if segment >= len(blk.segments) {
+			_ = g.Wait()
 			return fmt.Errorf("series refers to segment %d of %d", segment+1, len(blk.segments))
 		}
 		f := blk.segments[segment]
-		if err := b.loadSegment(ctx, blk, f, order[:n]); err != nil {
-			return f.fail(err)
-		}
+		these := order[:n]
 		order = order[n:]
+		g.Go(func() error { return f.fail(b.loadSegment(gctx, blk, f, these)) })
 	}
-	for i := range b.metas {
-		b.metas[i].Ref = chunks.ChunkRef(i)
-	}
-	return nil
+	return g.Wait()
 }
 
 func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []int) (err error) {
@@ -235,7 +216,7 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 			err = trace.Add(ctx, trace.ChunkBytes, int64(bytes))
 		}
 	}()
-	return blk.pages.framed(ctx, f, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
+	return blk.pages.framed(ctx, f, forChunks, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
 		enc, data := chunkenc.Encoding(data[0]), data[1:]
 		if len(data) < minChunk {
 			return fmt.Errorf("chunk at %d has %d bytes", spans[i].from, len(data))
@@ -253,51 +234,3 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 
 // minChunk is the number of bytes that every decoder reads without looking.
 const minChunk = 2
-
-// The batch as tsdb.BlockReader.
-
-func (b *batch) Index() (tsdb.IndexReader, error)       { return batchIndex{batch: b}, nil }
-func (b *batch) Chunks() (tsdb.ChunkReader, error)      { return b, nil }
-func (b *batch) Tombstones() (tombstones.Reader, error) { return tombstones.NewMemTombstones(), nil }
-func (b *batch) Meta() tsdb.BlockMeta                   { return tsdb.BlockMeta{} }
-func (b *batch) Size() int64                            { return 0 }
-func (b *batch) Close() error                           { return nil }
-
-// ChunkOrIterable returns a chunk that load has read.
-func (b *batch) ChunkOrIterable(m chunks.Meta) (chunkenc.Chunk, chunkenc.Iterable, error) {
-	if uint64(m.Ref) >= uint64(len(b.chunks)) {
-		return nil, nil, errUnused
-	}
-	c := b.chunks[m.Ref]
-	chunk, err := chunkenc.FromData(c.enc, c.data)
-	return chunk, nil, err
-}
-
-// batchIndex is as much of a tsdb.IndexReader as the block querier uses when it is asked for everything.
-type batchIndex struct {
-	tsdb.IndexReader // nil: a method that is not below is not called
-	batch            *batch
-}
-
-func (x batchIndex) Postings(_ context.Context, name string, _ ...string) (index.Postings, error) {
-	if name != "" {
-		return nil, errUnused
-	}
-	refs := make([]storage.SeriesRef, len(x.batch.series))
-	for i := range refs {
-		refs[i] = storage.SeriesRef(i)
-	}
-	return index.NewListPostings(refs), nil
-}
-
-func (x batchIndex) SortedPostings(p index.Postings) index.Postings { return p }
-
-func (x batchIndex) Series(ref storage.SeriesRef, b *labels.ScratchBuilder, metas *[]chunks.Meta) error {
-	e := &x.batch.series[ref]
-	b.Reset()
-	b.Assign(e.labels)
-	*metas = append((*metas)[:0], x.batch.metas[e.from:e.to]...)
-	return nil
-}
-
-func (x batchIndex) Close() error { return nil }

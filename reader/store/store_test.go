@@ -9,20 +9,24 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/stretchr/testify/require"
 	"github.com/thanos-io/objstore"
 	"github.com/thanos-io/objstore/providers/filesystem"
 	"go.uber.org/goleak"
 
+	"sluice/internal/merge"
 	"sluice/schema"
 )
 
@@ -120,6 +124,61 @@ func TestLikeTSDB(t *testing.T) {
 		t.Run(name, func(t *testing.T) { likeTSDB(t, s, entry, want) })
 		s.Close()
 	}
+	bare := *entry
+	addHeader(t, dir, entry)
+	bkt.upload(t, dir, entry)
+	s := newStore(t, bkt, Config{})
+	t.Run("header", func(t *testing.T) { likeTSDB(t, s, entry, want) })
+	require.Equal(t, 1.0, counted(t, s.metrics.headers.WithLabelValues("bucket")))
+	likeTSDBAtRandom(t, s, entry, want)
+	small := newStore(t, bkt, Config{PageBytes: 512})
+	likeTSDBAtRandom(t, small, &bare, want)
+	small.Close()
+	s.Close()
+}
+
+func counted(t testing.TB, c prometheus.Counter) float64 {
+	var m dto.Metric
+	require.NoError(t, c.Write(&m))
+	return m.GetCounter().GetValue()
+}
+
+// likeTSDBAtRandom asks with matchers that a seed makes up.
+func likeTSDBAtRandom(t *testing.T, s *Store, entry *schema.BlockEntry, block *tsdb.Block) {
+	ctx := context.Background()
+	want, err := tsdb.NewBlockQuerier(block, 0, 1e9)
+	require.NoError(t, err)
+	defer want.Close()
+	got, err := s.Querier(ctx, entry, 0, 1e9)
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(5, 6))
+	names := []string{"__name__", "instance", "job", "rare", "zone", "nothing"}
+	values := []string{"", "metric_3", "metric_7", "host-00013:9100", "host-00087:9100", "host-0", "job1", "job2", "yes", "ä😀", "zzz", "a"}
+	res := []string{"", ".*", ".+", "metric_[0-4]", "metric_(1|2|3)", "metric_1|metric_2|", "host-0000.*", "(?i)HOST-0001.*", "host-000.3:9100", "host-00013:9100|host-00014:9100|no",
+		"job.", "job1|", "yes|", ".*9100", "(?i)yes", "h.*|m.*", "zzz.*", "job\\d"}
+	hints := &storage.SelectHints{Start: 0, End: 1e9, Func: "series"}
+	for range 1500 {
+		var ms []*labels.Matcher
+		for range 1 + rng.IntN(4) {
+			typ := labels.MatchType(rng.IntN(4))
+			from := values
+			if typ == labels.MatchRegexp || typ == labels.MatchNotRegexp {
+				from = res
+			}
+			ms = append(ms, match(typ, names[rng.IntN(len(names))], from[rng.IntN(len(from))]))
+		}
+		w, err := dump(want.Select(ctx, true, hints, slices.Clone(ms)...))
+		require.NoError(t, err)
+		g, err := dump(got.Select(ctx, true, hints, ms...))
+		require.NoError(t, err)
+		require.Equal(t, w, g, "%v", ms)
+		name := names[rng.IntN(len(names))]
+		wv, _, err := want.LabelValues(ctx, name, nil, ms...)
+		require.NoError(t, err)
+		gv, _, err := got.LabelValues(ctx, name, nil, ms...)
+		require.NoError(t, err)
+		require.ElementsMatch(t, wv, gv, "%s of %v", name, ms)
+	}
 }
 
 func likeTSDB(t *testing.T, s *Store, entry *schema.BlockEntry, block *tsdb.Block) {
@@ -154,7 +213,7 @@ func likeTSDB(t *testing.T, s *Store, entry *schema.BlockEntry, block *tsdb.Bloc
 				untrimmed.DisableTrimming = true
 				w, err = dump(got.Select(ctx, true, &untrimmed, ms...))
 				require.NoError(t, err)
-				g, err = dump(got.(*querier).SelectWhole(ctx, hints, ms...))
+				g, err = dump(&passedOn{got.Select(ctx, true, hints, ms...)})
 				require.NoError(t, err)
 				require.Equal(t, w, g, "whole %v %v %+v", r, ms, hints)
 			}
@@ -166,6 +225,18 @@ func likeTSDB(t *testing.T, s *Store, entry *schema.BlockEntry, block *tsdb.Bloc
 		likeTSDBLabels(t, want, got, nil)
 		require.NoError(t, got.Close())
 	}
+}
+
+// passedOn has the chunks of a set as they are given to whoever passes them on.
+type passedOn struct{ storage.SeriesSet }
+
+func (p *passedOn) At() storage.Series {
+	s := p.SeriesSet.At().(*merge.ChunksSeries)
+	var metas []chunks.Meta
+	for it := s.Chunks(nil); it.Next(); {
+		metas = append(metas, it.At())
+	}
+	return merge.SeriesOfChunks(s.Labels(), metas)
 }
 
 func likeTSDBLabels(t *testing.T, want, got storage.Querier, ms []*labels.Matcher) {
@@ -410,6 +481,7 @@ func TestLRU(t *testing.T) {
 // never a wrong one and never a panic.
 func TestLyingBlocks(t *testing.T) {
 	dir, entry := makeBlock(t, 60, 130)
+	addHeader(t, dir, entry)
 	bkt := newBucket()
 	bkt.upload(t, dir, entry)
 	right, err := answers(newStore(t, bkt, Config{PageBytes: 4096}), entry)
