@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
-
 	"time"
 
 	"github.com/prometheus/prometheus/util/httputil"
