@@ -519,7 +519,7 @@ func everyFunction() (list []func(*generator) string) {
 		"info(rate(requests_total[5m]))", `label_join(load, "x", "/", "job", "instance")`, `label_replace(load, "x", "$1", "job", "(.)")`, "sort(load)", "sort_desc(load)",
 		`sort_by_label(load, "instance")`, `sort_by_label_desc(load, "instance")`, "absent(once)", "vector(time())", "scalar(once) + 1", "pi() * 2", "start() + end() + step() + range()",
 		"max_of(1, 2) + min_of(3, 4)", "start_timestamp(requests_total)", "limitk by (job) (2, requests_total)", "limit_ratio(0.4, requests_total)", `count_values("v", target_info)`,
-		"topk by (job) (1, load)", "bottomk(3, memory_bytes)", "quantile by (region) (0.9, memory_bytes)", "group by (job) (load)", "stddev(load)", "stdvar by (job) (memory_bytes)",
+		"topk by (job) (1, load)", "-(0 * duration_seconds)", "-(0 * duration_seconds)", "bottomk(3, memory_bytes)", "quantile by (region) (0.9, memory_bytes)", "group by (job) (load)", "stddev(load)", "stdvar by (job) (memory_bytes)",
 		"requests_total + on (job, instance) group_left (version) fill (0) target_info", "mixed[20m]", "duration_seconds[3m]", "(load > 5)[10m:1m]", `"just a string"`, "42",
 	} {
 		list = append(list, func(*generator) string { return fixed })

@@ -42,7 +42,9 @@ func encodeMatrix(m promql.Matrix) []byte {
 		clock = times{}
 		for _, p := range s.Histograms {
 			b = binary.AppendVarint(b, clock.next(p.T))
+			b = binary.AppendUvarint(b, bits.Reverse64(math.Float64bits(p.H.Sum))) // of a negative zero the message would make a plain one
 			h := prompb.FromFloatHistogram(0, p.H)
+			h.Sum = 0
 			text, err := h.Marshal()
 			if err != nil { // never of numbers
 				return nil
@@ -115,10 +117,12 @@ func decodeMatrix(data []byte) (promql.Matrix, error) {
 		clock = times{}
 		for i := range s.Histograms {
 			t := clock.back(d.varint())
+			sum := math.Float64frombits(bits.Reverse64(d.uvarint()))
 			var h prompb.Histogram
 			if err := h.Unmarshal(d.text()); err != nil {
 				return nil, errMatrix
 			}
+			h.Sum = sum
 			s.Histograms[i] = promql.HPoint{T: t, H: h.ToFloatHistogram()}
 		}
 		if d.bad {
