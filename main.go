@@ -406,9 +406,14 @@ func (p *process) buildReader() (err error) {
 		Store:        store.Config{CacheBytes: p.cli.Int64("reader.cache-bytes")},
 		QueryTimeout: p.cli.Duration("reader.query-timeout"),
 		MaxSamples:   p.cli.Int("reader.max-samples"),
-		Version:      version(),
-		InstanceID:   p.instance,
-		Advertise:    p.address(),
+
+		MaxConcurrent:     p.cli.Int("reader.max-concurrent"),
+		QueryMemory:       p.cli.Int64("reader.query-memory"),
+		ResultsCacheBytes: p.cli.Int64("reader.results-cache-bytes"),
+
+		Version:    version(),
+		InstanceID: p.instance,
+		Advertise:  p.address(),
 	}, p.log, p.catalog, p.bucket, p.directory, dial, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
 		return err
