@@ -93,6 +93,7 @@ func (r *Reader) Register(mux *http.ServeMux) {
 		prefix = strings.TrimSuffix(prefix, "/api/v1")
 		mux.Handle(prefix+federate.path, http.StripPrefix(prefix, r.guard(&federate)))
 	}
+	r.registerActive(mux)
 }
 
 // newAPI makes Prometheus' own API over the reader.

@@ -17,6 +17,7 @@ import (
 
 // asking is one request while it is being answered. Its methods may be called on nil.
 type asking struct {
+	id       uint64
 	endpoint string
 	opts     *options
 	query    string // text, cut; or matchers
@@ -31,7 +32,8 @@ type asking struct {
 	cancel   context.CancelCauseFunc
 
 	mu    sync.Mutex
-	phase *trace.Span // encode, then send; guarded by mu
+	phase *trace.Span // queue, encode or send; guarded by mu
+	part  string      // its name; guarded by mu
 }
 
 const (
@@ -71,11 +73,18 @@ func (r *Reader) follow(w *answer, req *http.Request, opts *options, endpoint st
 		req.Header.Del("Accept-Encoding") // what is compressed has no room for more
 		w.explain = true
 	}
+	r.registry.begin(a)
+	strike := r.tracker.Load().begin(a.String())
 	return req.WithContext(trace.With(ctx, a.trace)), func() {
+		strike()
 		a.enter("")
 		a.trace.Root().End(nil)
 		w.finish(a)
 		cancel(nil)
+		took, counts := time.Since(a.began), a.trace.Counts()
+		r.metrics.tenants.count(opts.whose(), a.began, took, counts)
+		r.logSlow(a, w, took)
+		r.registry.end(a, counts)
 	}
 }
 
@@ -88,12 +97,13 @@ func textOf(form url.Values) string {
 	return shorten(text, maxTextBytes)
 }
 
-// shorten cuts s to at most n bytes, between characters. It does not hold on to the whole of what it cuts.
+// shorten returns at most the first n bytes of s, cut between characters, and a mark. It does not hold on to what s is a
+// part of: the whole body of a form.
 func shorten(s string, n int) string {
 	if len(s) <= n {
-		return s
+		return strings.Clone(s)
 	}
-	return strings.Clone(strings.ToValidUTF8(s[:n], "")) + "…"
+	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
 // enter begins a part of answering and ends the one before; "" begins none.
@@ -104,10 +114,17 @@ func (a *asking) enter(part string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.phase.End(nil)
-	a.phase = nil
+	a.phase, a.part = nil, part
 	if part != "" {
 		a.phase = a.trace.Root().Child(part)
 	}
+}
+
+// in returns the part of answering that was entered last.
+func (a *asking) in() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.part
 }
 
 // evaluated notes that the result is there.

@@ -20,9 +20,9 @@ func (r *Reader) newFront(reg, evalReg prometheus.Registerer) (*front.Front, err
 		Timeout: r.cfg.QueryTimeout, MaxSamples: r.cfg.MaxSamples, Lookback: lookback, CacheBytes: r.cfg.ResultsCacheBytes,
 	}, func(samples int) promql.QueryEngine {
 		if samples == r.cfg.MaxSamples {
-			return counted(r.newEngines(samples, r.language, r.features, reg, evalReg))
+			return countSamples(r.newEngines(samples, r.language, r.features, reg, evalReg))
 		}
-		return counted(r.newEngines(samples, r.language, nil, nil, nil)) // the process' metrics are those of the one above
+		return countSamples(r.newEngines(samples, r.language, nil, nil, nil)) // the process' metrics are those of the one above
 	}, r.language, backend{r}, evalReg)
 }
 

@@ -171,8 +171,8 @@ func (q timedQuery) Exec(ctx context.Context) *promql.Result {
 	return res
 }
 
-// counted makes an engine count the samples that its queries say they have read.
-func counted(e promql.QueryEngine) promql.QueryEngine {
+// countSamples makes an engine count the samples that its queries say they have read.
+func countSamples(e promql.QueryEngine) promql.QueryEngine {
 	return wrappedEngine{e, func(_ context.Context, make func() (promql.Query, error)) (promql.Query, error) {
 		q, err := make()
 		if err != nil {

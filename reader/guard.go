@@ -253,6 +253,10 @@ func respondError(w http.ResponseWriter, req *http.Request, err error) {
 		kind = "unauthorized"
 	case se.Status == http.StatusForbidden:
 		kind = "forbidden"
+	case se.Status == http.StatusNotFound:
+		kind = "not_found"
+	case se.ID == schema.ErrQueryCanceled:
+		kind = "canceled"
 	case se.Status == http.StatusUnprocessableEntity:
 		kind = "execution"
 	case se.Status == http.StatusServiceUnavailable:
