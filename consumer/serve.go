@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
@@ -15,7 +14,10 @@ import (
 	"sluice/schema"
 )
 
-var _ fetch.Source = (*Consumer)(nil)
+var (
+	_ fetch.Source = (*Consumer)(nil)
+	_ fetch.Times  = (*Consumer)(nil)
+)
 
 // Querier implements fetch.Source over live heads, frozen heads and sealed blocks.
 func (c *Consumer) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt int64, asks []fetch.Ask) (_ storage.Querier, err error) {
@@ -65,6 +67,38 @@ func (c *Consumer) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt
 	return fetch.WithApplied(newRankedQuerier(queriers), applied), nil
 }
 
+// Held implements fetch.Times over live heads, frozen heads and sealed blocks.
+func (c *Consumer) Held(ctx context.Context, tenant schema.Tenant, asks []fetch.Ask) (all []fetch.Interval, _ fetch.Applied, _ error) {
+	applied := fetch.Applied{}
+	for _, ask := range asks {
+		p, err := c.partition(ask.Partition)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := p.wait(ctx, ask.Wait); err != nil {
+			return nil, nil, err
+		}
+		p.mu.RLock()
+		applied[ask.Partition] = p.applied
+		p.mu.RUnlock()
+		gens, err := p.since(ask.From)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, g := range gens {
+			held, err := g.held(tenant)
+			if errors.Is(err, errDropped) {
+				return nil, nil, &fetch.HoleError{Partition: ask.Partition, From: ask.From, Held: g.to}
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			all = append(all, held...)
+		}
+	}
+	return all, applied, nil
+}
+
 // Exemplars implements fetch.Source.
 func (c *Consumer) Exemplars(ctx context.Context, tenant schema.Tenant, start, end int64, matchers [][]*labels.Matcher, asks []fetch.Ask) ([]exemplar.QueryResult, error) {
 	var out []exemplar.QueryResult
@@ -73,11 +107,20 @@ func (c *Consumer) Exemplars(ctx context.Context, tenant schema.Tenant, start, e
 		if err != nil {
 			return nil, err
 		}
-		found, err := p.side.selectExemplars(ctx, tenant, start, end, matchers)
-		if err != nil {
-			return nil, fmt.Errorf("select exemplars: %w", err)
+		if err := p.wait(ctx, ask.Wait); err != nil {
+			return nil, err
 		}
-		out = append(out, found...)
+		gens, err := p.asked(&ask)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range gens {
+			found, err := g.selectExemplars(tenant, start, end, matchers)
+			if errors.Is(err, errDropped) {
+				return nil, &fetch.HoleError{Partition: ask.Partition, From: ask.From, Held: g.to}
+			}
+			out = append(out, found...)
+		}
 	}
 	return out, nil
 }

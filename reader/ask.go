@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/fetch"
+	"sluice/internal/trace"
 	"sluice/reader/store"
 	"sluice/schema"
 )
@@ -20,7 +22,9 @@ const maxAttempts = 8
 
 // question is what is asked of every source that a query needs.
 type question[T any] struct {
-	blocks     bool  // ask blocks too, those in [mint, maxt]
+	blocks bool // ask blocks too, those in [mint, maxt]
+	// only, when not nil, says of which blocks anything is wanted. They are read here then, whoever's they are.
+	only       func(*schema.BlockEntry) bool
 	mint, maxt int64 // ms, both inclusive
 	put        func(ctx context.Context, s *source) (T, error)
 }
@@ -71,7 +75,12 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 		var remark error
 		if what.blocks {
 			blocks, gone := v.blockSources(what.mint, what.maxt)
-			sources, missing = append(r.shared(blocks), sources...), append(gone, missing...)
+			if what.only != nil {
+				blocks = slices.DeleteFunc(blocks, func(s *source) bool { return !what.only(s.entry) })
+			} else {
+				blocks = r.shared(blocks)
+			}
+			sources, missing = append(blocks, sources...), append(gone, missing...)
 			var lost error
 			if lost, remark = v.lost(what.mint, what.maxt); lost != nil {
 				missing = append([]error{lost}, missing...) // what no waiting mends is said first
@@ -86,6 +95,7 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 		}
 		if len(failures) == 0 {
 			r.answered(v, sources)
+			opts.cover(v, what.blocks, sources, missing, remark)
 			for _, m := range missing {
 				got.warnings.Add(fmt.Errorf("partial answer: %w", m))
 			}
@@ -97,9 +107,15 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 			}
 			return got, nil
 		}
+		for _, f := range failures {
+			if trace.IsLimit(f.err) {
+				return nil, f.err
+			}
+		}
 		if attempt == maxAttempts {
 			return nil, failures[0].err
 		}
+		trace.Current(ctx).Set("asked again, attempt", attempt+1)
 		for _, f := range failures {
 			switch {
 			case f.entry != nil && errors.Is(f.err, store.ErrGone) && !syncedForBlock:
@@ -131,6 +147,7 @@ func (r *Reader) answered(v *view, sources []*source) {
 		if s.src != nil {
 			r.dir.Trust(s.member.ID)
 			r.floors.raise(v.topicID, s.applied())
+			s.span.Set("applied", s.applied())
 		}
 	}
 }
@@ -182,8 +199,9 @@ func put[T any](ctx context.Context, r *Reader, sources []*source, f func(contex
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			answer, err := safely(inner, s, f)
+			answer, err := safely(s.begin(inner, r), s, f)
 			if err != nil {
+				s.span.End(err)
 				fail(s, err)
 				return
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/schema"
 )
@@ -23,8 +24,12 @@ type options struct {
 	tenants []schema.Tenant // two or more: the query is about them, and tenant is empty
 	strong  bool            // see everything that was acknowledged before the query, even if no consumer has applied it yet
 	partial bool            // a part of the answer, with a warning, instead of an error
-	queued  time.Duration   // how long it waited for its turn
-	noStore bool            // neither take anything from the results cache nor put anything into it
+	explain bool            // the answer says where its time and bytes went
+	asking  *asking         // the request; nil outside of HTTP
+
+	coverage coverage
+	queued   time.Duration // how long it waited for its turn
+	noStore  bool          // neither take anything from the results cache nor put anything into it
 
 	mu      sync.Mutex
 	failure *schema.Error // the first one; decides status and Retry-After
@@ -81,10 +86,13 @@ func (q *query) current(ctx context.Context) (*view, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.view == nil {
+		ctx, span := trace.Start(ctx, "plan")
 		v, err := q.reader.newView(ctx, q.opts, nil)
+		span.End(err)
 		if err != nil {
 			return nil, err
 		}
+		v.describe(span)
 		q.view = v
 	}
 	return q.view.copy(), nil
@@ -158,7 +166,10 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	go func() {
 		defer q.running.Done()
 		defer close(set.done)
+		ctx, span := trace.Start(ctx, "select")
+		describeSelect(span, qry.opts, hints, ms)
 		set.SeriesSet = q.selectAll(ctx, qry, hints, ms)
+		span.End(set.SeriesSet.Err())
 	}()
 	return set
 }
@@ -176,6 +187,13 @@ func (q *querier) begin(stop func() error) bool {
 }
 
 func (q *querier) selectAll(ctx context.Context, qry *query, hints *storage.SelectHints, ms []*labels.Matcher) storage.SeriesSet {
+	if hints != nil && hints.Start < q.mint && hints.Start <= hints.End { // sources go by the hints
+		if hints.End < q.mint {
+			return storage.EmptySeriesSet()
+		}
+		later := *hints
+		later.Start, hints = q.mint, &later
+	}
 	mint, maxt, limit := q.mint, q.maxt, 0
 	if hints != nil {
 		limit = hints.Limit
@@ -190,7 +208,7 @@ func (q *querier) selectAll(ctx context.Context, qry *query, hints *storage.Sele
 			if err != nil {
 				return nil, err
 			}
-			return prime(s.ranked(sq.Select(ctx, true, hints, slices.Clone(ms)...)))
+			return prime(s.followed(ctx, s.ranked(sq.Select(ctx, true, hints, slices.Clone(ms)...))))
 		},
 	})
 	if err != nil {
@@ -224,11 +242,13 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	})
 }
 
-func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, get func(context.Context, storage.Querier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
+func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, get func(context.Context, storage.Querier) ([]string, annotations.Annotations, error)) (_ []string, _ annotations.Annotations, err error) {
 	qry, err := q.start(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	ctx, span := trace.Start(ctx, "labels")
+	defer func() { span.End(err) }()
 	type answer struct {
 		values   []string
 		warnings annotations.Annotations

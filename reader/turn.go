@@ -2,20 +2,22 @@ package reader
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
-
 	"time"
 
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"sluice/internal/trace"
+	"sluice/internal/web"
 	"sluice/schema"
 )
 
 // dataEndpoints are those whose work has to wait for its turn: all that look at samples, series or labels.
 var dataEndpoints = map[string]bool{
 	"/query": true, "/query_range": true, "/query_exemplars": true, "/series": true, "/labels": true, "/label/{name}/values": true, "/read": true,
+	"/search/metric_names": true, "/search/label_names": true, "/search/label_values": true,
 	"/federate": true, "/cardinality/label_names": true, "/cardinality/label_values": true, "/cardinality/active_series": true, "/status/tsdb": true,
 }
 
@@ -30,8 +32,9 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 		return
 	}
 	limits := r.queryLimits(opts)
+	opts.noStore = strings.Contains(req.Header.Get("Cache-Control"), "no-store")
 	switch endpoint {
-	case "/series", "/labels", "/label/{name}/values":
+	case "/series", "/labels", "/label/{name}/values", "/search/metric_names", "/search/label_names", "/search/label_values":
 		if err := r.limitLabels(req, limits); err != nil {
 			respondError(out, req, err)
 			return
@@ -45,8 +48,14 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 	followed.Share(r.memory)
 	defer followed.Release()
 	start := time.Now()
+	opts.asking.enter("queue")
 	leave, err := r.queue.Enter(ctx, opts.whose(), limits.MaxOutstandingRequestsPerTenant)
+	opts.asking.enter("")
 	if err != nil {
+		var refused *schema.Error
+		if errors.As(err, &refused) {
+			web.SetRetryAfter(out, refused.RetryAfter)
+		}
 		respondError(out, req, err)
 		return
 	}

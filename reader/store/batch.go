@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 )
 
 // batchSeries is how many series are read at a time.
@@ -64,6 +66,7 @@ func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 // prepare reads a batch.
 func (s *seriesSet) prepare(refs []uint32) (_ storage.SeriesSet, err error) {
 	defer recovered(s.block.index.file, &err)
+	defer trace.Current(s.ctx).Busy(time.Now())
 	x := s.block.index
 	e, err := x.entries(s.ctx, refs, s.mint, s.maxt)
 	if err != nil {
@@ -92,6 +95,9 @@ func (s *seriesSet) prepare(refs []uint32) (_ storage.SeriesSet, err error) {
 		if matches(ls, s.rest) && (s.hints.ShardCount == 0 || labels.StableHash(ls)%s.hints.ShardCount == s.hints.ShardIndex) {
 			b.series = append(b.series, batchEntry{ls, en.metasFrom, en.metasTo})
 		}
+	}
+	if err := trace.Add(s.ctx, trace.Series, int64(len(b.series))); err != nil {
+		return nil, err
 	}
 	if withChunks && !together && len(b.series) > 0 {
 		if err := b.load(s.ctx, s.block, b.series); err != nil {
@@ -162,6 +168,9 @@ func (b *batch) load(ctx context.Context, blk *block, series []batchEntry) error
 			order = append(order, i)
 		}
 	}
+	if err := trace.Add(ctx, trace.Chunks, int64(len(order))); err != nil {
+		return err
+	}
 	slices.SortFunc(order, func(x, y int) int {
 		if b.metas[x].Ref < b.metas[y].Ref { // a ref is segment << 32 | offset
 			return -1
@@ -201,6 +210,12 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 		}
 	}
 	var arena []byte
+	bytes := 0
+	defer func() {
+		if err == nil {
+			err = trace.Add(ctx, trace.ChunkBytes, int64(bytes))
+		}
+	}()
 	return blk.pages.framed(ctx, f, forChunks, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
 		enc, data := chunkenc.Encoding(data[0]), data[1:]
 		if len(data) < minChunk {
@@ -209,6 +224,7 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 		if len(data) > cap(arena)-len(arena) {
 			arena = make([]byte, 0, max(len(data), min(64<<10, len(order)*int(blk.chunkGuess))))
 		}
+		bytes += len(data)
 		from := len(arena)
 		arena = append(arena, data...)
 		b.chunks[order[i]] = batchChunk{enc, arena[from:len(arena):len(arena)]}

@@ -157,7 +157,7 @@ func likeTSDBAtRandom(t *testing.T, s *Store, entry *schema.BlockEntry, block *t
 	res := []string{"", ".*", ".+", "metric_[0-4]", "metric_(1|2|3)", "metric_1|metric_2|", "host-0000.*", "(?i)HOST-0001.*", "host-000.3:9100", "host-00013:9100|host-00014:9100|no",
 		"job.", "job1|", "yes|", ".*9100", "(?i)yes", "h.*|m.*", "zzz.*", "job\\d"}
 	hints := &storage.SelectHints{Start: 0, End: 1e9, Func: "series"}
-	for range 1500 {
+	for range 400 {
 		var ms []*labels.Matcher
 		for range 1 + rng.IntN(4) {
 			typ := labels.MatchType(rng.IntN(4))
@@ -533,7 +533,10 @@ func TestLyingBlocks(t *testing.T) {
 }
 
 func answers(s *Store, entry *schema.BlockEntry) (any, error) {
-	ctx := context.Background()
+	return answersWith(context.Background(), s, entry)
+}
+
+func answersWith(ctx context.Context, s *Store, entry *schema.BlockEntry) (any, error) {
 	q, err := s.Querier(ctx, entry, 0, 1e9)
 	if err != nil {
 		return nil, err
