@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -80,7 +81,7 @@ type madeSeries struct {
 const steps = int(Length / interval)
 
 func (d *data) add(at func(int, *Sample) bool, name string, more ...string) {
-	d.series = append(d.series, madeSeries{labels.FromStrings(append([]string{labels.MetricName, name}, more...)...), at})
+	d.series = append(d.series, madeSeries{labels.FromStrings(append([]string{model.MetricNameLabel, name}, more...)...), at})
 }
 
 func (d *data) time(step int) int64 { return d.start + int64(step)*interval.Milliseconds() }
@@ -277,7 +278,7 @@ func (d *data) odd() {
 		d.add(d.gauge(50), "shard_load", "shard", fmt.Sprintf("s%02d", i), "zone", string(rune('a'+i%3)))
 	}
 	// Samples that come after newer ones of their series.
-	late := labels.FromStrings(labels.MetricName, "late", "job", "batch")
+	late := labels.FromStrings(model.MetricNameLabel, "late", "job", "batch")
 	d.add(func(step int, s *Sample) bool { s.V = float64(step); return step%2 == 0 }, "late", "job", "batch")
 	for step := 1; step < steps; step += 4 {
 		d.late = append(d.late, Sample{Series: late, T: d.time(step), V: float64(step) + 0.5})

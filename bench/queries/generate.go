@@ -82,7 +82,12 @@ func shuffled(expr parser.Expr, ranged bool) (yes bool) {
 				yes = yes || ranged && !slices.Contains(n.Func.ArgTypes, parser.ValueTypeMatrix)
 			}
 		case *parser.AggregateExpr:
-			yes = yes || n.Op == parser.COUNT_VALUES
+			switch n.Op {
+			case parser.COUNT_VALUES:
+				yes = true
+			case parser.TOPK, parser.BOTTOMK, parser.LIMITK, parser.LIMIT_RATIO: // they choose series at each step
+				yes = yes || ranged
+			}
 		case *parser.SubqueryExpr:
 			yes = yes || shuffled(n.Expr, true)
 		case *parser.BinaryExpr:
