@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -87,6 +88,9 @@ func (d *definer) record(partition int32, series *schema.Series) []byte {
 	}
 	for _, h := range series.Histograms {
 		w.Histogram(ref, h)
+	}
+	for _, e := range series.Exemplars {
+		w.Exemplar(ref, e)
 	}
 	return w.Append(nil, d.epoch)
 }
@@ -198,6 +202,12 @@ func (s *system) write(tenant schema.Tenant, lset labels.Labels, samples ...samp
 			raw = binary.AppendUvarint(append(raw, 0x88, 0x01), uint64(smp.st))
 		}
 		payload = schema.AppendHistogram(payload, raw)
+	}
+	if len(samples) > 0 && samples[0].t%3 == 0 { // blocks carry exemplars
+		e := prompb.Exemplar{Labels: []prompb.Label{{Name: "trace", Value: fmt.Sprint(samples[0].t)}}, Value: 1, Timestamp: samples[0].t}
+		raw, err := e.Marshal()
+		require.NoError(s.t, err)
+		payload = schema.AppendExemplar(payload, raw)
 	}
 	var parsed schema.Series
 	require.NoError(s.t, parsed.Parse(payload))
@@ -492,6 +502,7 @@ func TestBlocksAreAFunctionOfTheLog(t *testing.T) {
 	want := ids(s)
 	require.Greater(t, len(want), 12)
 	files := blockFiles(t, filepath.Join(dir, "bucket"))
+	require.True(t, slices.ContainsFunc(slices.Collect(maps.Keys(files)), func(name string) bool { return filepath.Base(name) == schema.ExemplarsFile }))
 
 	for _, batch := range []int{0, 1, 7} { // as the log has it, and in batches of other sizes
 		rebuilt := t.TempDir()
@@ -620,7 +631,7 @@ func TestCutsFollowTheLog(t *testing.T) {
 			var cuts []string
 			p := &partition{
 				readOnly: true, logger: slog.New(slog.DiscardHandler), metrics: newMetrics(nil).partition(0), dir: t.TempDir(),
-				side: newSide(), advanced: make(chan struct{}), exemplarLimit: func(schema.Tenant) int { return 0 },
+				side: newSide(), advanced: make(chan struct{}), metadataLimit: func(schema.Tenant) int { return 0 },
 			}
 			p.hand = func(_ context.Context, g *generation) error {
 				cut := fmt.Sprintf("[%d,%d)", g.from, g.to)
@@ -775,7 +786,10 @@ func TestIdleTenantsCostNothing(t *testing.T) {
 	require.Len(t, mds, 1)
 	require.Empty(t, s.consumer.open()[0].gens[0].names())
 	s.seal()
-	require.NoDirExists(t, filepath.Join(dir, "bucket", "quiet"))
+	there, err := os.ReadDir(filepath.Join(dir, "bucket", "quiet"))
+	require.NoError(t, err)
+	require.Len(t, there, 1, "what it said, and no block")
+	require.Equal(t, schema.MetadataDir, there[0].Name())
 }
 
 // A replay of what was announced but not committed uploads nothing and announces nothing.
@@ -923,34 +937,4 @@ func TestDroppedGenerationIsAHole(t *testing.T) {
 	_, err = s.consumer.Querier(context.Background(), "a", 0, 2000, ask)
 	var hole *fetch.HoleError
 	require.ErrorAs(t, err, &hole)
-}
-
-func TestExemplarsAndMetadata(t *testing.T) {
-	s := open(t, t.TempDir())
-	ts := prompb.TimeSeries{
-		Labels:    []prompb.Label{{Name: "__name__", Value: "m"}},
-		Samples:   []prompb.Sample{{Timestamp: 1000, Value: 1}},
-		Exemplars: []prompb.Exemplar{{Labels: []prompb.Label{{Name: "trace", Value: "x"}}, Value: 3, Timestamp: 900}},
-	}
-	payload, err := ts.Marshal()
-	require.NoError(t, err)
-	md := prompb.MetricMetadata{Type: prompb.MetricMetadata_COUNTER, MetricFamilyName: "m", Help: "h", Unit: "u"}
-	meta, err := md.Marshal()
-	require.NoError(t, err)
-	s.append(log.Record{
-		Key: []byte("a"), Value: schema.AppendMetadata(schema.AppendTimeSeries(nil, payload), meta),
-		Headers: []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV1}}},
-	})
-	require.NoError(t, s.consumer.open()[0].wait(context.Background(), 1))
-	matchers := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}
-	found, err := s.consumer.Exemplars(context.Background(), "a", 0, 2000, matchers, []fetch.Ask{{}})
-	require.NoError(t, err)
-	require.Len(t, found, 1)
-	require.Equal(t, 3.0, found[0].Exemplars[0].Value)
-	mds, err := s.consumer.Metadata(context.Background(), "a", "")
-	require.NoError(t, err)
-	require.Equal(t, "h", mds["m"][0].Help)
-	other, err := s.consumer.Metadata(context.Background(), "b", "")
-	require.NoError(t, err)
-	require.Empty(t, other)
 }
