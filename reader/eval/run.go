@@ -133,7 +133,7 @@ func (w *scratch) resets(vs []float64) []int {
 
 // evaluate computes the results of a subtree over the series of set.
 func evaluate(ctx context.Context, cfg *Config, s *subtree, set storage.SeriesSet) (_ []series, _ annotations.Annotations, err error) {
-	ctx, span := trace.Start(ctx, "evaluate")
+	ctx, span := trace.Start(ctx, "subtree")
 	if span != nil {
 		span.Set("selector", s.selector.String())
 	}
