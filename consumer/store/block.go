@@ -169,17 +169,20 @@ func (r *indexReader) Postings(_ context.Context, name string, values ...string)
 	if key, empty := tsdbindex.AllPostingsKey(); name == key && slices.Equal(values, []string{empty}) {
 		return &all{last: uint32(len(h.labels))}, nil
 	}
+	if len(values) == 1 {
+		if found, ok := h.index.names[name][values[0]]; ok {
+			return &ofOne{refs: found, at: -1}, nil
+		}
+		return tsdbindex.EmptyPostings(), nil
+	}
 	var out []uint32
 	for _, v := range values {
 		if found, ok := h.index.names[name][v]; ok {
 			out = found.appendTo(out)
 		}
 	}
-	if len(values) > 1 {
-		slices.Sort(out)
-		out = slices.Compact(out) // for a value that is asked for twice
-	}
-	return newList(out), nil
+	slices.Sort(out)
+	return newList(slices.Compact(out)), nil // for a value that is asked for twice
 }
 
 // PostingsForLabelMatching implements tsdb.IndexReader.

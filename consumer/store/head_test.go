@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	tsdbindex "github.com/prometheus/prometheus/tsdb/index"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 	"github.com/stretchr/testify/require"
 )
@@ -374,6 +375,27 @@ func TestPostingsSeek(t *testing.T) {
 	require.EqualValues(t, 9, l.At())
 	require.False(t, l.Seek(10))
 	require.False(t, l.Next())
+	for more := range 4 {
+		refs := refs{first: 2, more: []uint32{4, 9, 12}[:more]}
+		want := refs.appendTo(nil)
+		for steps := range 200 {
+			l, o := newList(want), tsdbindex.Postings(&ofOne{refs: refs, at: -1})
+			for rnd := rand.New(rand.NewPCG(uint64(steps), 1)); ; {
+				var ok bool
+				if to := storage.SeriesRef(rnd.IntN(14)); rnd.IntN(2) == 0 {
+					ok = l.Next()
+					require.Equal(t, ok, o.Next())
+				} else {
+					ok = l.Seek(to)
+					require.Equal(t, ok, o.Seek(to))
+				}
+				if !ok {
+					break
+				}
+				require.Equal(t, l.At(), o.At())
+			}
+		}
+	}
 	a := &all{last: 5}
 	require.True(t, a.Seek(0))
 	require.EqualValues(t, 1, a.At())

@@ -76,6 +76,39 @@ func (l *list) Seek(v storage.SeriesRef) bool {
 func (l *list) At() storage.SeriesRef { return storage.SeriesRef(l.refs[l.at]) }
 func (*list) Err() error              { return nil }
 
+// ofOne are the postings of one label. They are the index's own list, in which what is there does not change.
+type ofOne struct {
+	refs
+	at int // 0 = the first ref
+}
+
+func (o *ofOne) Next() bool {
+	o.at = min(o.at+1, len(o.more)+1)
+	return o.at <= len(o.more)
+}
+
+func (o *ofOne) Seek(v storage.SeriesRef) bool {
+	if o.at < 0 {
+		o.at = 0
+	}
+	if o.at == 0 && storage.SeriesRef(o.first) >= v {
+		return true
+	}
+	o.at = max(o.at, 1)
+	rest := o.more[min(o.at-1, len(o.more)):]
+	o.at += sort.Search(len(rest), func(i int) bool { return storage.SeriesRef(rest[i]) >= v })
+	return o.at <= len(o.more)
+}
+
+func (o *ofOne) At() storage.SeriesRef {
+	if o.at == 0 {
+		return storage.SeriesRef(o.first)
+	}
+	return storage.SeriesRef(o.more[o.at-1])
+}
+
+func (*ofOne) Err() error { return nil }
+
 // all are the postings of every series from 1 to last.
 type all struct{ at, last uint32 }
 

@@ -62,10 +62,17 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	return s
 }
 
-// expand returns the refs of postings.
+// expand returns the refs of postings, for the caller to keep.
 func expand(p tsdbindex.Postings) ([]uint32, error) {
-	if l, ok := p.(*list); ok && l.at < 0 {
-		return l.refs, nil // made for this question
+	switch p := p.(type) {
+	case *list:
+		if p.at < 0 {
+			return p.refs, nil // made for this question
+		}
+	case *ofOne:
+		if p.at < 0 {
+			return p.appendTo(make([]uint32, 0, 1+len(p.more))), nil
+		}
 	}
 	var refs []uint32
 	for p.Next() {
@@ -145,7 +152,7 @@ func (s *seriesSet) chunks(one *series, parts []merge.Chunk, open []byte) ([]mer
 		raw, enc, from := h.openChunk(one)
 		if from <= s.maxt {
 			if len(open)+len(raw) > cap(open) {
-				open = make([]byte, 0, max(batchSeries*64, len(raw)))
+				open = make([]byte, 0, max(cap(parts)*64, 2*len(raw)))
 			}
 			at := len(open)
 			open = append(open, raw...)

@@ -245,7 +245,7 @@ func (p *planner) replace(e parser.Expr, s *subtree) parser.Expr {
 	if s.aggr != nil {
 		slices.Sort(s.aggr.Grouping)
 	}
-	id := &labels.Matcher{Type: labels.MatchEqual, Name: "subtree", Value: e.String()}
+	id := &labels.Matcher{Type: labels.MatchEqual, Name: "subtree"}
 	p.found[id] = s
 	pos := e.PositionRange()
 	return &parser.ParenExpr{PosRange: pos, Expr: &parser.VectorSelector{LabelMatchers: []*labels.Matcher{id}, PosRange: pos}}

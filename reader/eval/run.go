@@ -51,6 +51,7 @@ type source struct {
 	set  storage.SeriesSet // guarded by mu
 	last chan struct{}     // guarded by mu: closed when the runs handed out so far have been added up
 	done bool              // guarded by mu
+	size int               // guarded by mu: to make place for
 	n    int               // series of a run
 }
 
@@ -65,7 +66,8 @@ type run struct {
 func (s *source) take() *run {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &run{series: make([]storage.Series, 0, s.n)}
+	r := &run{series: make([]storage.Series, 0, min(s.n, s.size))}
+	s.size = s.n // the first run may well be all there is
 	for !s.done && len(r.series) < s.n {
 		if !s.set.Next() {
 			s.done = true
@@ -131,11 +133,13 @@ func (w *scratch) resets(vs []float64) []int {
 
 // evaluate computes the results of a subtree over the series of set.
 func evaluate(ctx context.Context, cfg *Config, s *subtree, set storage.SeriesSet) (_ []series, _ annotations.Annotations, err error) {
-	ctx, span := trace.Start(ctx, "evaluate")
-	span.Set("selector", s.selector.String())
+	ctx, span := trace.Start(ctx, "subtree")
+	if span != nil {
+		span.Set("selector", s.selector.String())
+	}
 	defer func() { span.End(err) }()
 	steps := s.grid.steps()
-	in := &source{set: set, n: max(1, min(runSeries, runPoints/steps)), last: make(chan struct{})}
+	in := &source{set: set, n: max(1, min(runSeries, runPoints/steps)), last: make(chan struct{}), size: 4}
 	close(in.last)
 	sum := &total{labels: map[uint64]struct{}{}, readAt: s.readAt}
 	if s.aggr != nil {

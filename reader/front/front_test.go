@@ -400,11 +400,19 @@ func TestEveryShape(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	w := newWorld()
 	w.live(rng, 0, 5*60*minute)
+	for i, name := range []string{"early", "late"} { // that only their names tell apart, and that are never there at one time
+		ls := labels.FromStrings("__name__", name, "job", "k")
+		w.known[ls.String()] = ls
+		for at := range int64(20) {
+			w.head.add(ls.String(), point{t: (30 + int64(i)*200 + at) * minute, f: float64(at)})
+		}
+	}
 	w.block(w.head)
 	w.head = pile{}
 	w.now = 48 * 60 * minute
 	f, plain := newFront(t, w, Config{CacheBytes: 64 << 20}), engine(50_000_000)
-	for _, qs := range queries {
+	for _, qs := range append(slices.Clone(queries), `rate({job="k"}[5m])`, `max_over_time(({job="k"} > 0)[5m:1m])`, `last_over_time({job="k"}[5m])`, `-{job="k"}`, `abs({job="k"})`,
+		`sum(up) + start()`, `sum(up) + end()`, `sum(up) + range()`, `sum(up) + step()`, `sum(up @ end()) by (job)`) {
 		for range 2 {
 			same(t, w, f, plain, qs, nil, 20*minute, 290*minute+3, 2*time.Minute)
 			f.Wait()
