@@ -57,6 +57,7 @@ import (
 	"sluice/producer"
 	"sluice/reader"
 	"sluice/reader/store"
+	"sluice/reader/store/disk"
 	"sluice/schema"
 )
 
@@ -403,14 +404,22 @@ func (p *process) buildReader() (err error) {
 		return fetch.NewClient(m.Addr, client, 0)
 	}
 	p.reader, err = reader.New(reader.Config{
-		Store:        store.Config{CacheBytes: p.cli.Int64("reader.cache-bytes")},
+		Store: store.Config{
+			CacheBytes: p.cli.Int64("reader.cache-bytes"),
+			Disk:       disk.Config{Dir: dataPath(p.cli, "pages"), Bytes: p.cli.Int64("reader.disk-cache-bytes")},
+		},
 		QueryTimeout: p.cli.Duration("reader.query-timeout"),
 		MaxSamples:   p.cli.Int("reader.max-samples"),
 		SlowQuery:    p.cli.Duration("reader.slow-query-log"),
 		Scratch:      dataPath(p.cli, "scratch", "reader"),
-		Version:      version(),
-		InstanceID:   p.instance,
-		Advertise:    p.address(),
+
+		MaxConcurrent:     p.cli.Int("reader.max-concurrent"),
+		QueryMemory:       p.cli.Int64("reader.query-memory"),
+		ResultsCacheBytes: p.cli.Int64("reader.results-cache-bytes"),
+
+		Version:    version(),
+		InstanceID: p.instance,
+		Advertise:  p.address(),
 	}, p.log, p.catalog, p.bucket, p.directory, dial, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
 		return err

@@ -97,13 +97,17 @@ func (r *Reader) Register(mux *http.ServeMux) {
 }
 
 // newAPI makes Prometheus' own API over the reader.
-func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
+func (r *Reader) newAPI(reg prometheus.Registerer) (http.Handler, error) {
 	evalReg := reg
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
 	r.features = features.NewRegistry()
-	r.engine = timed(countSamples(r.newEngines(r.language, r.features, reg, evalReg)))
+	var err error
+	if r.front, err = r.newFront(reg, evalReg); err != nil {
+		return nil, err
+	}
+	r.engine = timed(r.front)
 	start := time.Now()
 	api := apiv1.NewAPI(
 		r.engine, r, nil, nil, r,
@@ -126,7 +130,7 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 	)
 	router := route.New()
 	api.Register(router)
-	return router
+	return router, nil
 }
 
 // Engine returns what evaluates the reader's queries. Their contexts say whose they are.

@@ -149,5 +149,7 @@ func renderStats(ctx context.Context, s *stats.Statistics, param string) stats.Q
 	if err != nil {
 		return builtin
 	}
-	return &queryStats{builtin.Builtin(), opts.coverage.told(trace.From(ctx).Counts()[trace.CacheHits])}
+	theirs := builtin.Builtin()
+	theirs.Timings.ExecQueueTime += opts.queued.Seconds()
+	return &queryStats{theirs, opts.coverage.told(trace.From(ctx).Counts()[trace.CacheHits])}
 }

@@ -116,9 +116,13 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		return badData("form cannot be read: %v", err)
 	}
 	opts.wants(req.Form)
+	pattern := 0
 	for _, q := range req.Form[promql] {
 		if err := checkQuery(q); err != nil {
 			return err
+		}
+		if pattern += measure(q).pattern; pattern > maxPattern { // many small ones
+			return tooLargePattern(pattern)
 		}
 		if promql == "query" {
 			d := r.dialect(opts)
@@ -151,8 +155,16 @@ func limitRead(w http.ResponseWriter, req *http.Request) error {
 	if err != nil {
 		return schema.NewError(schema.ErrBodyTooLarge, http.StatusRequestEntityTooLarge, "remote read request cannot be read (limit %d bytes): %v", maxReadBytes, err)
 	}
-	if n, err := snappy.DecodedLen(body); err != nil || n > maxReadUnpacked {
+	n, err := snappy.DecodedLen(body)
+	var raw []byte
+	if err == nil && n <= maxReadUnpacked {
+		raw, err = snappy.Decode(nil, body)
+	}
+	if err != nil || n > maxReadUnpacked {
 		return schema.NewError(schema.ErrDecompress, http.StatusBadRequest, "remote read request of %d bytes does not decompress to at most %d", len(body), maxReadUnpacked)
+	}
+	if err := checkRead(raw); err != nil {
+		return err
 	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	return nil

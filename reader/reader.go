@@ -59,9 +59,10 @@ type Config struct {
 	SlowQuery time.Duration // requests that take longer are logged; 0 = none, negative = all
 	Scratch   string        // folder for the file that says which queries are under way; empty = none
 
-	MaxConcurrent int           // requests that are worked on at one time; default four for each core, at least 4
-	QueryMemory   int64         // bytes that all queries may hold together, estimated; default a quarter of the memory there is
-	WritePace     time.Duration // in which a client has to take 64 KiB of its answer; default 10 s
+	MaxConcurrent     int           // requests that are worked on at one time; default four for each core, at least 4
+	ResultsCacheBytes int64         // of what is final in answers; default 128 MiB
+	QueryMemory       int64         // bytes that all queries may hold together, estimated; default a quarter of the memory there is
+	WritePace         time.Duration // in which a client has to take 64 KiB of its answer; default 10 s
 
 	FreshTimeout time.Duration // how long a read waits for a copy of a partition that is behind what was answered before; default 5 s
 
@@ -95,6 +96,9 @@ func (c *Config) Validate() error {
 	if c.MaxConcurrent == 0 {
 		c.MaxConcurrent = max(4*runtime.GOMAXPROCS(0), 4)
 	}
+	if c.ResultsCacheBytes == 0 {
+		c.ResultsCacheBytes = 128 << 20
+	}
 	if c.QueryMemory == 0 {
 		c.QueryMemory = memoryThereIs() / 4
 	}
@@ -110,7 +114,7 @@ func (c *Config) Validate() error {
 	if c.PeerQueries == 0 {
 		c.PeerQueries = 64
 	}
-	if c.MaxConcurrent < 0 || c.QueryMemory < 0 || c.WritePace < 0 || c.FreshTimeout < 0 || c.AnnounceInterval < 0 || c.PeerQueries < 0 || c.QueryTimeout < 0 || c.MaxSamples < 0 || c.StrongTimeout < 0 || c.Concurrency < 0 || c.ReadGate < 0 {
+	if c.ResultsCacheBytes < 0 || c.MaxConcurrent < 0 || c.QueryMemory < 0 || c.WritePace < 0 || c.FreshTimeout < 0 || c.AnnounceInterval < 0 || c.PeerQueries < 0 || c.QueryTimeout < 0 || c.MaxSamples < 0 || c.StrongTimeout < 0 || c.Concurrency < 0 || c.ReadGate < 0 {
 		return errors.New("time-outs and limits of the reader must not be negative")
 	}
 	return c.Store.Validate()
@@ -173,6 +177,7 @@ type Reader struct {
 	ready    atomic.Bool
 	topic    atomic.Pointer[topicSeen]
 	floors   floors
+	front    *front.Front // closed at the end of Run
 	queue    *front.Queue
 	memory   *trace.Budget
 	now      func() time.Time
@@ -206,7 +211,9 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 		queue:    front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
 	}
 	r.registry = newRegistry()
-	r.api = r.newAPI(reg)
+	if r.api, err = r.newAPI(reg); err != nil {
+		return nil, fmt.Errorf("reader: %w", err)
+	}
 	return r, nil
 }
 
@@ -215,6 +222,15 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 // Queries still under way when it returns are finished without the cache.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.store.Close()
+	defer r.front.Close()
+	disk := make(chan struct{})
+	defer func() { <-disk }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(disk)
+		_ = r.store.Run(ctx) // ends with ctx, and never else
+	}()
 	defer r.ready.Store(false)
 	if err := r.cat.Sync(ctx); err != nil {
 		return endOf(ctx, fmt.Errorf("catch up with the catalogue: %w", err))

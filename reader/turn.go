@@ -29,6 +29,7 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 		return
 	}
 	limits := r.queryLimits(opts)
+	opts.noStore = strings.Contains(req.Header.Get("Cache-Control"), "no-store")
 	switch endpoint {
 	case "/series", "/labels", "/label/{name}/values":
 		if err := r.limitLabels(req, limits); err != nil {

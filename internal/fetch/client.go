@@ -66,6 +66,7 @@ func NewClient(baseURL string, hc *http.Client, silence time.Duration) *Client {
 var (
 	_ Source = (*Client)(nil)
 	_ Blocks = (*Client)(nil)
+	_ Times  = (*Client)(nil)
 )
 
 // Querier returns a querier that sends the asks with each of its calls; it talks to nobody before the first of them. So
@@ -77,6 +78,23 @@ func (c *Client) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt i
 	}
 	return &querier{client: c, head: head}, nil
 }
+
+// Held asks for the times of what is held. A member that does not know the question may hold anything.
+func (c *Client) Held(ctx context.Context, tenant schema.Tenant, asks []Ask) ([]Interval, Applied, error) {
+	req := request{Tenant: tenant, Asks: asks}
+	if deadline, ok := ctx.Deadline(); ok {
+		req.Patience = max(time.Until(deadline), 1)
+	}
+	var held []Interval
+	applied, err := c.call(ctx, pathHeld, &req, &held)
+	if errors.Is(err, errUnknownCall) {
+		return []Interval{Always}, nil, nil
+	}
+	return held, applied, err
+}
+
+// errUnknownCall is what a member of an older version says.
+var errUnknownCall = errors.New("member does not know the call")
 
 // BlockQuerier returns a querier of blocks; as Querier's, it talks to nobody before its first call.
 func (c *Client) BlockQuerier(_ context.Context, tenant schema.Tenant, mint, maxt int64, ids []ulid.ULID) (storage.Querier, error) {
@@ -186,6 +204,9 @@ func (c *Client) post(ctx context.Context, path string, req *request) (_ *answer
 		return &answer{resp, ctx, cancel}, nil
 	}
 	defer resp.Body.Close()
+	if path == pathHeld && resp.StatusCode == http.StatusNotFound {
+		return nil, errUnknownCall
+	}
 	var packed wireError
 	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -62,6 +63,22 @@ type Source interface {
 	Metadata(ctx context.Context, tenant schema.Tenant, metric string) (map[string][]metadata.Metadata, error)
 	// Cardinality counts the tenant's series in the asked partitions.
 	Cardinality(ctx context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error)
+}
+
+// Interval is a time range, both ends inclusive, ms.
+type Interval struct {
+	Mint int64 `json:"mint"`
+	Maxt int64 `json:"maxt"`
+}
+
+// Always is the interval that leaves nothing out.
+var Always = Interval{math.MinInt64, math.MaxInt64}
+
+// Times is a Source that knows of which times it holds samples.
+type Times interface {
+	// Held returns intervals outside of which the asked partitions hold nothing of the tenant as of now; none = they hold
+	// nothing at all. Errors and ctx are those of Querier.
+	Held(ctx context.Context, tenant schema.Tenant, asks []Ask) ([]Interval, Applied, error)
 }
 
 // Blocks answers for blocks of the bucket. The reader is one; Client is the same over HTTP.

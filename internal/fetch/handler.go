@@ -39,6 +39,7 @@ func Handler(cfg HandlerConfig, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("POST "+pathExemplars, h.answer(h.exemplars))
 	mux.HandleFunc("POST "+pathMetadata, h.answer(h.metadata))
 	mux.HandleFunc("POST "+pathCardinality, h.answer(h.cardinality))
+	mux.HandleFunc("POST "+pathHeld, h.answer(h.held))
 	return mux
 }
 
@@ -195,6 +196,24 @@ func (h *handler) cardinality(r *http.Request, req *request) (envelope, error) {
 	q := cardinality.Query{Matchers: ms, Since: req.Mint, All: req.All, Values: req.Values, Pairs: req.Pairs}
 	found, err := h.cfg.Source.Cardinality(r.Context(), req.Tenant, q, req.Asks)
 	return envelope{Answer: found}, err
+}
+
+func (h *handler) held(r *http.Request, req *request) (envelope, error) {
+	if err := h.lacks(req); err != nil {
+		return envelope{}, err
+	}
+	times, ok := h.cfg.Source.(Times)
+	if !ok {
+		return envelope{Answer: []Interval{Always}}, nil
+	}
+	ctx := r.Context()
+	if req.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, req.Patience)
+		defer cancel()
+	}
+	held, applied, err := times.Held(ctx, req.Tenant, req.Asks)
+	return envelope{Applied: applied, Answer: held}, err
 }
 
 // selectSeries streams the series. What goes wrong before the head is out is an ordinary answer with a status, what goes

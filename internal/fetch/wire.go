@@ -32,6 +32,7 @@ const (
 	pathExemplars   = "/fetch/exemplars"
 	pathMetadata    = "/fetch/metadata"
 	pathCardinality = "/fetch/cardinality"
+	pathHeld        = "/fetch/held"
 )
 
 const (

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 )
 
 const (
@@ -128,7 +129,10 @@ func (w *scratch) resets(vs []float64) []int {
 }
 
 // evaluate computes the results of a subtree over the series of set.
-func evaluate(ctx context.Context, cfg *Config, s *subtree, set storage.SeriesSet) ([]series, annotations.Annotations, error) {
+func evaluate(ctx context.Context, cfg *Config, s *subtree, set storage.SeriesSet) (_ []series, _ annotations.Annotations, err error) {
+	ctx, span := trace.Start(ctx, "fast")
+	span.Set("selector", s.selector.String())
+	defer func() { span.End(err) }()
 	steps := s.grid.steps()
 	in := &source{set: set, n: max(1, min(runSeries, runPoints/steps)), last: make(chan struct{})}
 	close(in.last)
