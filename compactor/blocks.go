@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/index"
 
 	"sluice/internal/block"
+	"sluice/internal/exemplars"
 	"sluice/internal/merge"
 	"sluice/schema"
 )
@@ -90,7 +91,26 @@ func mergeBlocks(ctx context.Context, dir string, blocks []*schema.BlockEntry, o
 	if err != nil {
 		return c, nil, fmt.Errorf("write merged block: %w", err)
 	}
+	if err := mergeExemplars(dir, blocks, out); err != nil {
+		return c, nil, fmt.Errorf("merge exemplars: %w", err)
+	}
 	return c, nil, nil
+}
+
+// maxMergedExemplars is how many exemplars a merged block has at most, the newest: some 60 MB while they are merged.
+const maxMergedExemplars = 250_000
+
+// mergeExemplars writes the exemplars of the blocks in dir/<ulid> beside the merged samples in out.
+func mergeExemplars(dir string, blocks []*schema.BlockEntry, out string) error {
+	var all exemplars.Set
+	for _, e := range blocks {
+		found, err := block.LocalExemplars(filepath.Join(dir, e.ID.String()))
+		if err != nil {
+			return err
+		}
+		all.AddAll(found, maxMergedExemplars)
+	}
+	return block.WriteExemplars(out, &all)
 }
 
 // open opens the block in dir and returns all its series; deleted says that it has samples marked as deleted.

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,8 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 	"github.com/stretchr/testify/require"
@@ -23,6 +27,7 @@ import (
 
 	"sluice/internal/block"
 	"sluice/internal/catalog"
+	"sluice/internal/exemplars"
 	"sluice/schema"
 )
 
@@ -121,6 +126,38 @@ func TestMergeKeepsEverySample(t *testing.T) {
 	require.Equal(t, []string{other.ID.String()}, w.folders("u"), "another tenant's block is untouched")
 	require.EqualValues(t, 3, w.metric("sluice_compactor_jobs_total", resultDone))
 	require.EqualValues(t, 8, w.metric("sluice_compactor_deleted_blocks_total", reasonReplaced))
+}
+
+// TestMergeKeepsExemplars: a merged block has the exemplars of all its inputs, each once; blocks without any stay without.
+func TestMergeKeepsExemplars(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	inputs := []*schema.BlockEntry{{ID: ulid.ULID{1}}, {ID: ulid.ULID{2}}, {ID: ulid.ULID{3}}}
+	add := func(e *schema.BlockEntry, times ...int64) {
+		var set exemplars.Set
+		for _, at := range times {
+			set.Add(labels.FromStrings("__name__", "m"), exemplar.Exemplar{Ts: at, HasTs: true}, len(times))
+		}
+		folder := filepath.Join(dir, e.ID.String())
+		require.NoError(t, os.MkdirAll(folder, 0o755))
+		require.NoError(t, block.WriteExemplars(folder, &set))
+	}
+	add(inputs[0])
+	require.NoError(t, mergeExemplars(dir, inputs[:1], out))
+	require.NoFileExists(t, filepath.Join(out, schema.ExemplarsFile))
+	add(inputs[1], 1, 5)
+	add(inputs[2], 5, 3)
+	require.NoError(t, mergeExemplars(dir, inputs, out))
+	merged, err := block.LocalExemplars(out)
+	require.NoError(t, err)
+	var times []int64
+	for _, f := range merged.Select(0, 10, [][]*labels.Matcher{{}}) {
+		for _, e := range f.Exemplars {
+			times = append(times, e.Ts)
+		}
+	}
+	require.Equal(t, []int64{1, 3, 5}, times)
+	require.NoError(t, os.Truncate(filepath.Join(dir, inputs[1].ID.String(), schema.ExemplarsFile), 9))
+	require.ErrorIs(t, mergeExemplars(dir, inputs, out), exemplars.ErrCorrupt)
 }
 
 func TestLateSamplesJoinTheDay(t *testing.T) {

@@ -36,12 +36,14 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 	if err != nil {
 		return p.deadLetter(ctx, rec, err.Error())
 	}
+	header, _ := rec.Header(schema.HeaderExemplarLimit)
+	exemplars := schema.ExemplarLimit(header)
 	into := sinks{
 		exemplars: func(lset labels.Labels, e exemplar.Exemplar) {
-			p.side.addExemplar(tenant, p.exemplarLimit(tenant), lset, e)
+			g.part(tenant, p.nextHead).exemplars.Add(lset, e, exemplars)
 		},
 		meta: func(payload []byte) {
-			if err := p.side.addMetadata(tenant, payload); err != nil {
+			if err := p.side.addMetadata(tenant, payload, rec.Time, p.metadataLimit(tenant)); err != nil {
 				p.metrics.unapplied.Inc()
 			}
 		},

@@ -106,7 +106,7 @@ func New(cfg Config, l log.Log, cat *catalog.Catalog, peers Peers, bkt objstore.
 		p := &partition{
 			id: id, cfg: &c.cfg, log: l, catalog: cat, peers: peers, bucket: bkt,
 			logger: logger.With("partition", id), metrics: m.partition(id), sealing: sealing,
-			exemplarLimit: func(t schema.Tenant) int { return lim.For(t).MaxExemplars },
+			metadataLimit: func(t schema.Tenant) int { return cmp.Or(lim.For(t).MaxGlobalMetadataPerUser, maxMetadata) },
 			dir:           partitionDir(cfg.Scratch, id), side: newSide(), usage: usage.NewTracker(),
 			advanced: make(chan struct{}), unmeter: func() { m.forget(id) },
 		}

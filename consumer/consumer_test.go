@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -87,6 +88,9 @@ func (d *definer) record(partition int32, series *schema.Series) []byte {
 	}
 	for _, h := range series.Histograms {
 		w.Histogram(ref, h)
+	}
+	for _, e := range series.Exemplars {
+		w.Exemplar(ref, e)
 	}
 	return w.Append(nil, d.epoch)
 }
@@ -199,6 +203,12 @@ func (s *system) write(tenant schema.Tenant, lset labels.Labels, samples ...samp
 		}
 		payload = schema.AppendHistogram(payload, raw)
 	}
+	if len(samples) > 0 && samples[0].t%3 == 0 { // blocks carry exemplars
+		e := prompb.Exemplar{Labels: []prompb.Label{{Name: "trace", Value: fmt.Sprint(samples[0].t)}}, Value: 1, Timestamp: samples[0].t}
+		raw, err := e.Marshal()
+		require.NoError(s.t, err)
+		payload = schema.AppendExemplar(payload, raw)
+	}
 	var parsed schema.Series
 	require.NoError(s.t, parsed.Parse(payload))
 	hash, _ := schema.SeriesHash(tenant, parsed.Labels, nil)
@@ -270,6 +280,7 @@ func (s *system) read(tenant schema.Tenant) map[string][]sample {
 		require.NoError(s.t, err)
 		asks = append(asks, fetch.Ask{Partition: p, From: shipped[p], Wait: b.End})
 	}
+	s.checkTimes(tenant, asks)
 	q, err := s.consumer.Querier(ctx, tenant, math.MinInt64/2, math.MaxInt64/2, asks)
 	require.NoError(s.t, err)
 	merged := newRankedQuerier(append(queriers, q))
@@ -292,6 +303,32 @@ func (s *system) read(tenant schema.Tenant) map[string][]sample {
 	}
 	require.NoError(s.t, set.Err())
 	return out
+}
+
+// checkTimes holds the times that the consumer tells against what it has.
+func (s *system) checkTimes(tenant schema.Tenant, asks []fetch.Ask) {
+	s.t.Helper()
+	ctx := context.Background()
+	held, applied, err := s.consumer.Held(ctx, tenant, asks)
+	require.NoError(s.t, err)
+	require.Len(s.t, applied, len(asks))
+	q, err := s.consumer.Querier(ctx, tenant, math.MinInt64/2, math.MaxInt64/2, asks)
+	require.NoError(s.t, err)
+	defer q.Close()
+	set := q.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
+	mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
+	for set.Next() {
+		it := set.At().Iterator(nil)
+		for it.Next() != chunkenc.ValNone {
+			at := it.AtT()
+			mint, maxt = min(mint, at), max(maxt, at)
+			require.True(s.t, slices.ContainsFunc(held, func(h fetch.Interval) bool { return h.Mint <= at && at <= h.Maxt }), "%d is in none of %v", at, held)
+		}
+	}
+	require.NoError(s.t, set.Err())
+	for _, h := range held {
+		require.True(s.t, mint <= h.Mint && h.Maxt <= maxt, "%v has nothing at its ends, there is %d to %d", held, mint, maxt)
+	}
 }
 
 // verify holds what can be read against the ledger, sample by sample.
@@ -465,6 +502,7 @@ func TestBlocksAreAFunctionOfTheLog(t *testing.T) {
 	want := ids(s)
 	require.Greater(t, len(want), 12)
 	files := blockFiles(t, filepath.Join(dir, "bucket"))
+	require.True(t, slices.ContainsFunc(slices.Collect(maps.Keys(files)), func(name string) bool { return filepath.Base(name) == schema.ExemplarsFile }))
 
 	for _, batch := range []int{0, 1, 7} { // as the log has it, and in batches of other sizes
 		rebuilt := t.TempDir()
@@ -593,7 +631,7 @@ func TestCutsFollowTheLog(t *testing.T) {
 			var cuts []string
 			p := &partition{
 				readOnly: true, logger: slog.New(slog.DiscardHandler), metrics: newMetrics(nil).partition(0), dir: t.TempDir(),
-				side: newSide(), advanced: make(chan struct{}), exemplarLimit: func(schema.Tenant) int { return 0 },
+				side: newSide(), advanced: make(chan struct{}), metadataLimit: func(schema.Tenant) int { return 0 },
 			}
 			p.hand = func(_ context.Context, g *generation) error {
 				cut := fmt.Sprintf("[%d,%d)", g.from, g.to)
@@ -748,7 +786,10 @@ func TestIdleTenantsCostNothing(t *testing.T) {
 	require.Len(t, mds, 1)
 	require.Empty(t, s.consumer.open()[0].gens[0].names())
 	s.seal()
-	require.NoDirExists(t, filepath.Join(dir, "bucket", "quiet"))
+	there, err := os.ReadDir(filepath.Join(dir, "bucket", "quiet"))
+	require.NoError(t, err)
+	require.Len(t, there, 1, "what it said, and no block")
+	require.Equal(t, schema.MetadataDir, there[0].Name())
 }
 
 // A replay of what was announced but not committed uploads nothing and announces nothing.
@@ -896,34 +937,4 @@ func TestDroppedGenerationIsAHole(t *testing.T) {
 	_, err = s.consumer.Querier(context.Background(), "a", 0, 2000, ask)
 	var hole *fetch.HoleError
 	require.ErrorAs(t, err, &hole)
-}
-
-func TestExemplarsAndMetadata(t *testing.T) {
-	s := open(t, t.TempDir())
-	ts := prompb.TimeSeries{
-		Labels:    []prompb.Label{{Name: "__name__", Value: "m"}},
-		Samples:   []prompb.Sample{{Timestamp: 1000, Value: 1}},
-		Exemplars: []prompb.Exemplar{{Labels: []prompb.Label{{Name: "trace", Value: "x"}}, Value: 3, Timestamp: 900}},
-	}
-	payload, err := ts.Marshal()
-	require.NoError(t, err)
-	md := prompb.MetricMetadata{Type: prompb.MetricMetadata_COUNTER, MetricFamilyName: "m", Help: "h", Unit: "u"}
-	meta, err := md.Marshal()
-	require.NoError(t, err)
-	s.append(log.Record{
-		Key: []byte("a"), Value: schema.AppendMetadata(schema.AppendTimeSeries(nil, payload), meta),
-		Headers: []log.Header{{Key: schema.HeaderVersion, Value: []byte{schema.RecordV1}}},
-	})
-	require.NoError(t, s.consumer.open()[0].wait(context.Background(), 1))
-	matchers := [][]*labels.Matcher{{labels.MustNewMatcher(labels.MatchEqual, "__name__", "m")}}
-	found, err := s.consumer.Exemplars(context.Background(), "a", 0, 2000, matchers, []fetch.Ask{{}})
-	require.NoError(t, err)
-	require.Len(t, found, 1)
-	require.Equal(t, 3.0, found[0].Exemplars[0].Value)
-	mds, err := s.consumer.Metadata(context.Background(), "a", "")
-	require.NoError(t, err)
-	require.Equal(t, "h", mds["m"][0].Help)
-	other, err := s.consumer.Metadata(context.Background(), "b", "")
-	require.NoError(t, err)
-	require.Empty(t, other)
 }

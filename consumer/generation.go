@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
 
+	"sluice/internal/exemplars"
 	"sluice/internal/fetch"
 	"sluice/internal/merge"
 	"sluice/schema"
@@ -47,6 +48,8 @@ type tenantPart struct {
 	head   *head // until sealed; appended to by the goroutine of the partition
 	view   *view // guarded by generation.mu: the head, then the local blocks
 	blocks []localBlock
+
+	exemplars exemplars.Set
 }
 
 // localBlock is a block on local disk.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/internal/exemplars"
 	"sluice/schema"
 )
 
@@ -188,7 +189,7 @@ func BenchmarkGeneration(b *testing.B) {
 		runtime.ReadMemStats(&after)
 		memory += after.HeapAlloc - before.HeapAlloc
 		began := time.Now()
-		blocks, err := h.writeBlocks(context.Background(), b.TempDir(), schema.BlockOrigin{Tenant: "a"})
+		blocks, err := h.writeBlocks(context.Background(), b.TempDir(), schema.BlockOrigin{Tenant: "a"}, &exemplars.Set{})
 		if sealing += time.Since(began); err != nil {
 			b.Fatal(err)
 		}

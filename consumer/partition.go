@@ -37,8 +37,8 @@ type partition struct {
 	catalog *catalog.Catalog
 	peers   Peers
 	bucket  objstore.Bucket
-	// exemplarLimit is how many exemplars of a tenant are kept.
-	exemplarLimit func(schema.Tenant) int
+	// metadataLimit is how many metric families' metadata is kept of a tenant.
+	metadataLimit func(schema.Tenant) int
 	readOnly      bool // a rebuild: nothing may be written into the log
 	logger        *slog.Logger
 	metrics       *partitionMetrics
@@ -46,7 +46,7 @@ type partition struct {
 	dir           string
 	unmeter       func() // takes the partition out of the gauges
 
-	side    side                                     // exemplars and metadata
+	side    side                                     // metadata
 	scratch schema.Series                            // of the follow goroutine, as the next four
 	columns schema.Columns                           // the record at hand
 	refs    refs                                     // what records of version 2 stand on

@@ -52,7 +52,7 @@ func Rebuild(ctx context.Context, cfg RebuildConfig, l log.Log, out objstore.Buc
 		return r, fmt.Errorf("offsets %d to %d of partition %d are not all in the log [%d, %d)", from, to, cfg.Partition, bounds.Start, bounds.End)
 	}
 	p := &partition{
-		id: cfg.Partition, topicID: topicID, log: l, readOnly: true, exemplarLimit: func(schema.Tenant) int { return 0 },
+		id: cfg.Partition, topicID: topicID, log: l, readOnly: true, metadataLimit: func(schema.Tenant) int { return 0 },
 		logger: logger.With("partition", cfg.Partition), metrics: newMetrics(nil).partition(cfg.Partition),
 		dir: partitionDir(cfg.Scratch, cfg.Partition), side: newSide(), advanced: make(chan struct{}),
 		next: from, applied: from, replay: replay{log.Bounds{Start: from, End: to}, time.Now()},

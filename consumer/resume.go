@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"sluice/internal/block"
+	"sluice/internal/families"
 	"sluice/schema"
 )
 
@@ -27,13 +29,15 @@ type sealedState struct {
 	LogTime int64                         `json:"log_time"`
 	Gaps    []schema.Gap                  `json:"gaps,omitempty"`
 	Blocks  map[schema.Tenant][]ulid.ULID `json:"blocks"`
+	// Metadata is what is not in the bucket yet: the log that brought it will not be read again.
+	Metadata map[schema.Tenant]map[string]families.Family `json:"metadata,omitempty"`
 }
 
 // markSealed writes sealedFile, after all blocks.
 func (p *partition) markSealed(g *generation) error {
 	state := sealedState{
 		TopicID: p.topicID, From: g.from, To: g.to, LogFrom: g.logFrom, LogTime: g.logTime, Gaps: g.gaps,
-		Blocks: map[schema.Tenant][]ulid.ULID{},
+		Blocks: map[schema.Tenant][]ulid.ULID{}, Metadata: p.side.unsaved(),
 	}
 	for _, b := range g.localBlocks() {
 		state.Blocks[b.meta.Sluice.Tenant] = append(state.Blocks[b.meta.Sluice.Tenant], b.meta.ULID)
@@ -93,6 +97,9 @@ func (p *partition) reloadOne(from int64) (*generation, error) {
 		return nil, fmt.Errorf("%s is of offsets [%d, %d) of topic %s", sealedFile, state.From, state.To, state.TopicID)
 	}
 	g.to, g.logFrom, g.logTime, g.gaps, g.started, g.sealed = state.To, state.LogFrom, state.LogTime, state.Gaps, true, true
+	for tenant, all := range state.Metadata {
+		p.side.restore(tenant, all)
+	}
 	for tenant, ids := range state.Blocks {
 		part := &tenantPart{}
 		for _, id := range ids {
@@ -102,6 +109,11 @@ func (p *partition) reloadOne(from int64) (*generation, error) {
 				return nil, errors.Join(err, g.drop(true))
 			}
 			part.blocks = append(part.blocks, localBlock{dir: dir, meta: meta})
+			found, err := block.LocalExemplars(dir)
+			if err != nil {
+				return nil, errors.Join(err, g.drop(true))
+			}
+			part.exemplars.AddAll(found, math.MaxInt)
 		}
 		opened, err := openBlocks(part.blocks)
 		if err != nil {

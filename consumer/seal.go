@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sluice/internal/block"
+	"sluice/internal/exemplars"
 	"sluice/internal/failpoint"
 	"sluice/internal/log"
 	"sluice/internal/merge"
@@ -25,17 +26,24 @@ import (
 const maxBlocksPerHead = 24
 
 // writeBlocks writes the head as blocks below dir, one for each stretch of time that holds samples.
-func (h *head) writeBlocks(ctx context.Context, dir string, origin schema.BlockOrigin) (blocks []localBlock, err error) {
+func (h *head) writeBlocks(ctx context.Context, dir string, origin schema.BlockOrigin, beside *exemplars.Set) (blocks []localBlock, err error) {
+	var tmps []string
+	var written []block.Contents
 	for _, r := range h.ranges() {
 		tmp := filepath.Join(dir, fmt.Sprintf("writing-%d", r.mint))
 		contents, err := h.writeBlock(ctx, tmp, r)
 		if err != nil {
 			return nil, fmt.Errorf("write block of tenant %s: %w", h.tenant, err)
 		}
-		if contents.Stats.NumSamples == 0 {
-			continue
+		if contents.Stats.NumSamples > 0 {
+			tmps, written = append(tmps, tmp), append(written, contents)
 		}
-		meta, final, err := block.Finish(tmp, contents, origin, "sluice.consumer", 1, nil)
+	}
+	if err := writeExemplars(tmps, written, beside); err != nil {
+		return nil, fmt.Errorf("write exemplars of tenant %s: %w", h.tenant, err)
+	}
+	for i, tmp := range tmps {
+		meta, final, err := block.Finish(tmp, written[i], origin, "sluice.consumer", 1, nil)
 		if err != nil {
 			return nil, fmt.Errorf("finish block of tenant %s: %w", h.tenant, err)
 		}
@@ -140,7 +148,7 @@ func (p *partition) sealTenant(ctx context.Context, g *generation, tenant schema
 		return nil // written before an attempt that failed at another tenant
 	}
 	origin.Tenant = tenant
-	blocks, err := h.writeBlocks(ctx, filepath.Join(g.dir, "blocks", string(tenant)), origin)
+	blocks, err := h.writeBlocks(ctx, filepath.Join(g.dir, "blocks", string(tenant)), origin, &part.exemplars)
 	if err != nil {
 		return err
 	}

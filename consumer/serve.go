@@ -3,7 +3,6 @@ package consumer
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
@@ -108,11 +107,20 @@ func (c *Consumer) Exemplars(ctx context.Context, tenant schema.Tenant, start, e
 		if err != nil {
 			return nil, err
 		}
-		found, err := p.side.selectExemplars(ctx, tenant, start, end, matchers)
-		if err != nil {
-			return nil, fmt.Errorf("select exemplars: %w", err)
+		if err := p.wait(ctx, ask.Wait); err != nil {
+			return nil, err
 		}
-		out = append(out, found...)
+		gens, err := p.asked(&ask)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range gens {
+			found, err := g.selectExemplars(tenant, start, end, matchers)
+			if errors.Is(err, errDropped) {
+				return nil, &fetch.HoleError{Partition: ask.Partition, From: ask.From, Held: g.to}
+			}
+			out = append(out, found...)
+		}
 	}
 	return out, nil
 }

@@ -22,16 +22,17 @@ import (
 //     uploads, the others find everything done and only commit;
 //  1. upload the blocks that the catalogue does not know (a crash leaves files without an event: the replay uploads the
 //     same bytes under the same names);
-//  2. announce them, and with them the partition's new state, and wait until the event is durable (a crash leaves an
+//  2. save what senders said of their metrics (internal/families), for the log that brought it may go;
+//  3. announce them, and with them the partition's new state, and wait until the event is durable (a crash leaves an
 //     uncommitted offset: the replay finds the blocks in the catalogue and only commits);
-//  3. commit the generation's end. From here on nobody needs the log before it.
+//  4. commit the generation's end. From here on nobody needs the log before it.
 //
 // Each step is tried until it succeeds or ctx ends: a bucket or a log that is away costs time and local disk, nothing else.
 func (p *partition) ship(ctx context.Context, g *generation) error {
 	steps := []struct {
 		name string
 		do   func(context.Context, *generation) error
-	}{{"turn", p.turn}, {"upload", p.upload}, {"announce", p.announce}, {"commit", p.commit}}
+	}{{"turn", p.turn}, {"upload", p.upload}, {"metadata", p.saveMetadata}, {"announce", p.announce}, {"commit", p.commit}}
 	for _, step := range steps {
 		err := p.persist(ctx, step.name, func() error { return step.do(ctx, g) })
 		if err != nil {

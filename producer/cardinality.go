@@ -230,9 +230,18 @@ func (q *request) withdrawAdmissions() {
 	q.admitted = q.admitted[:0]
 }
 
-// limitSeries brings the tenant's limit on series up to date: the headers that tell the consumers of it, and the memory of what was let
+// limitSeries brings the tenant's limits on series and exemplars up to date: the headers that tell the consumers of them, and the memory of what was let
 // through.
 func (c *cardinality) limitSeries(s *tenantState, lim *schema.Limits, version []log.Header) {
+	if lim.MaxExemplars != schema.DefaultExemplarLimit {
+		if s.exemplarLimit != lim.MaxExemplars || s.exemplarHeader == nil {
+			s.exemplarLimit, s.seriesLimit = lim.MaxExemplars, schema.SeriesLimit{}
+			s.exemplarHeader = append(version[:len(version):len(version)], log.Header{Key: schema.HeaderExemplarLimit, Value: schema.AppendExemplarLimit(nil, lim.MaxExemplars)})
+		}
+		version = s.exemplarHeader
+	} else if s.exemplarHeader != nil {
+		s.exemplarHeader, s.seriesLimit = nil, schema.SeriesLimit{}
+	}
 	limit := schema.SeriesLimit{MaxSeries: int64(lim.MaxGlobalSeriesPerUser), MaxPerMetric: int64(lim.MaxGlobalSeriesPerMetric)}
 	if c == nil || limit == (schema.SeriesLimit{}) {
 		s.headers, s.seriesLimit, s.admissions = version, schema.SeriesLimit{}, nil

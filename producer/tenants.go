@@ -29,7 +29,10 @@ type tenantState struct {
 
 	headers     []log.Header // of its records
 	seriesLimit schema.SeriesLimit
-	admissions  *admissions // nil: no limit on series
+
+	exemplarLimit  int          // in exemplarHeader
+	exemplarHeader []log.Header // nil while the limit is the default
+	admissions     *admissions  // nil: no limit on series
 
 	lastUsed time.Time
 }

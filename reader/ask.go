@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,9 @@ const maxAttempts = 8
 
 // question is what is asked of every source that a query needs.
 type question[T any] struct {
-	blocks     bool  // ask blocks too, those in [mint, maxt]
+	blocks bool // ask blocks too, those in [mint, maxt]
+	// only, when not nil, says of which blocks anything is wanted. They are read here then, whoever's they are.
+	only       func(*schema.BlockEntry) bool
 	mint, maxt int64 // ms, both inclusive
 	put        func(ctx context.Context, s *source) (T, error)
 }
@@ -72,7 +75,12 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 		var remark error
 		if what.blocks {
 			blocks, gone := v.blockSources(what.mint, what.maxt)
-			sources, missing = append(r.shared(blocks), sources...), append(gone, missing...)
+			if what.only != nil {
+				blocks = slices.DeleteFunc(blocks, func(s *source) bool { return !what.only(s.entry) })
+			} else {
+				blocks = r.shared(blocks)
+			}
+			sources, missing = append(blocks, sources...), append(gone, missing...)
 			var lost error
 			if lost, remark = v.lost(what.mint, what.maxt); lost != nil {
 				missing = append([]error{lost}, missing...) // what no waiting mends is said first

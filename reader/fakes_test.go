@@ -216,8 +216,10 @@ func (s *fakeSource) Exemplars(ctx context.Context, _ schema.Tenant, _, _ int64,
 	return s.found, s.check(ctx, asks)
 }
 
-func (s *fakeSource) Metadata(context.Context, schema.Tenant, string) (map[string][]metadata.Metadata, error) {
-	return s.meta, s.err
+func (s *fakeSource) Metadata(_ context.Context, _ schema.Tenant, metric string) (map[string][]metadata.Metadata, error) {
+	all := maps.Clone(s.meta)
+	maps.DeleteFunc(all, func(name string, _ []metadata.Metadata) bool { return metric != "" && name != metric })
+	return all, s.err
 }
 
 func (s *fakeSource) Cardinality(ctx context.Context, _ schema.Tenant, query cardinality.Query, asks []fetch.Ask) (*cardinality.Result, error) {

@@ -314,7 +314,7 @@ func (r *Reader) serveMetadata(w http.ResponseWriter, req *http.Request) {
 		respondError(w, req, plain("limit_per_metric must be a number"))
 		return
 	}
-	found, err := r.metadata(req.Context(), req.FormValue("metric"))
+	found, warnings, err := r.metadata(req.Context(), req.FormValue("metric"))
 	if err != nil {
 		respondError(w, req, err)
 		return
@@ -330,7 +330,7 @@ func (r *Reader) serveMetadata(w http.ResponseWriter, req *http.Request) {
 		}
 		data[name] = ms
 	}
-	respondData(w, req, data)
+	respondData(w, req, data, warnings...)
 }
 
 func number(req *http.Request, name string) (int, error) {

@@ -13,8 +13,10 @@ const (
 	IndexFile        = "index"
 	ChunksDir        = "chunks"
 	HeaderFile       = "sluice-header" // of the index, for readers; not every block has one, and none needs it
+	ExemplarsFile    = "exemplars"     // only where there are any; internal/exemplars has its layout
 	DeletionMarkFile = "deletion-mark.json"
 	BucketIndexFile  = "bucket-index.json.gz" // <tenant>/bucket-index.json.gz
+	MetadataDir      = "metadata"             // <tenant>/metadata/<partition>.json.gz
 )
 
 // BlockMeta is meta.json: Prometheus' own fields, the section that Thanos' tools expect, and ours. Two blocks with the

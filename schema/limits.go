@@ -41,8 +41,9 @@ type Limits struct {
 	DropLabels           SharedList[LabelName]   `yaml:"drop_labels"`            // taken off every series, after relabelling
 	MetricRelabelConfigs SharedList[RelabelRule] `yaml:"metric_relabel_configs"` // as in Prometheus' scrape configurations
 
-	MaxExemplars       int `yaml:"max_global_exemplars_per_user"` // kept in memory, per partition; 0 = none
-	PartitionShardSize int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
+	MaxExemplars             int `yaml:"max_global_exemplars_per_user"` // kept of a generation, per partition; 0 = none
+	MaxGlobalMetadataPerUser int `yaml:"max_global_metadata_per_user"`  // metric families, per partition; 0 = 10,000
+	PartitionShardSize       int `yaml:"partition_shard_size"`          // partitions that the tenant's series are spread over; 0 = all
 
 	BlocksRetentionPeriod model.Duration `yaml:"compactor_blocks_retention_period"` // 0 = for ever
 
@@ -82,7 +83,7 @@ func DefaultLimits() Limits {
 		MaxNativeHistogramBuckets:  10_000,
 		CreationGracePeriod:        model.Duration(10 * time.Minute),
 		RejectOldSamplesMaxAge:     model.Duration(14 * 24 * time.Hour),
-		MaxExemplars:               10_000,
+		MaxExemplars:               DefaultExemplarLimit,
 
 		OTelMetricSuffixesEnabled:                true,
 		OTelLabelNameUnderscoreSanitization:      true,
@@ -176,7 +177,7 @@ func (l *Limits) OfSeries() Limits {
 	s.NativeHistogramIngestionRate, s.NativeHistogramIngestionBurstSize = 0, 0
 	s.MaxNativeHistogramBuckets, s.MaxNativeHistogramSampleBytes, s.MaxMetadataLength = 0, 0, 0
 	s.CreationGracePeriod, s.PastGracePeriod, s.RejectOldSamples, s.RejectOldSamplesMaxAge = 0, 0, false, 0
-	s.MaxExemplars, s.BlocksRetentionPeriod = 0, 0
+	s.MaxExemplars, s.MaxGlobalMetadataPerUser, s.BlocksRetentionPeriod = 0, 0, 0
 	s.MaxGlobalSeriesPerUser, s.MaxGlobalSeriesPerMetric = 0, 0 // no concern of a known series
 	s.OTelTranslationStrategy, s.PromoteOTelResourceAttributes = "", ""
 	s.OTelMetricSuffixesEnabled, s.OTelKeepIdentifyingResourceAttributes, s.OTelConvertHistogramsToNHCB = false, false, false

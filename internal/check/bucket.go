@@ -49,7 +49,7 @@ func (c *checker) list(ctx context.Context) (*listing, error) {
 			switch {
 			case isDir && err == nil:
 				out.blocks[tenant] = append(out.blocks[tenant], id)
-			case isDir && rest == markersDir, !isDir && rest == schema.BucketIndexFile:
+			case isDir && (rest == markersDir || rest == schema.MetadataDir), !isDir && rest == schema.BucketIndexFile:
 			default:
 				out.odd = append(out.odd, Finding{Kind: KindOrphan, Tenant: tenant, Partition: -1, Detail: name + " is no block's folder"})
 			}

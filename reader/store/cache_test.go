@@ -68,6 +68,7 @@ func TestDiskTier(t *testing.T) {
 			return err
 		}
 		b, err := os.ReadFile(p)
+		require.NoError(t, err)
 		for i := 50; i < len(b); i += 1000 { // the heads too
 			b[i] ^= 0x10
 		}
