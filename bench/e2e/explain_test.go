@@ -17,8 +17,6 @@ import (
 
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/stretchr/testify/require"
-
-	"sluice/internal/trace"
 )
 
 type coverageOf struct {
@@ -32,6 +30,25 @@ type coverageOf struct {
 		Member    string
 	}
 	Missing []string
+}
+
+// reportOf is what explain=true adds to an answer.
+type reportOf struct {
+	Name     string
+	Seconds  float64
+	Total    map[string]int64
+	Children []reportOf
+}
+
+// secondsOf adds up the spans with that name.
+func (r *reportOf) secondsOf(name string) (sum float64) {
+	if r.Name == name {
+		sum = r.Seconds
+	}
+	for i := range r.Children {
+		sum += r.Children[i].secondsOf(name)
+	}
+	return sum
 }
 
 type activeOf struct{ ID, Query, State, Tenant string }
@@ -56,7 +73,7 @@ func TestExplain(t *testing.T) {
 	s.seal(time.Minute)
 	push(now)
 
-	query := func(params ...string) (http.Header, int, trace.Report, coverageOf) {
+	query := func(params ...string) (http.Header, int, reportOf, coverageOf) {
 		t.Helper()
 		form := url.Values{"query": {"sum(count_over_time(m[10m]))"}, "time": {seconds(now)}, "stats": {"true"}, "explain": {"true"}}
 		for i := 0; i < len(params); i += 2 {
@@ -73,7 +90,7 @@ func TestExplain(t *testing.T) {
 				Stats  struct{ Coverage coverageOf }
 				Result []struct{ Value [2]any }
 			}
-			Explain trace.Report
+			Explain reportOf
 		}
 		require.NoError(t, json.Unmarshal(r.body, &body), string(r.body))
 		if r.status == 200 && len(params) == 0 {
@@ -84,12 +101,12 @@ func TestExplain(t *testing.T) {
 
 	_, status, e, covers := query()
 	require.Equal(t, 200, status)
-	require.EqualValues(t, 2*many, e.Total[trace.Series], "from heads and blocks")
-	require.EqualValues(t, 2*many, e.Total[trace.Samples])
-	require.Positive(t, e.Total[trace.Chunks])
-	require.Positive(t, e.SecondsOf("evaluate"))
-	require.Positive(t, e.SecondsOf("member"))
-	require.Positive(t, e.SecondsOf("block"))
+	require.EqualValues(t, 2*many, e.Total["series"], "from heads and blocks")
+	require.EqualValues(t, 2*many, e.Total["samples"])
+	require.Positive(t, e.Total["chunks"])
+	require.Positive(t, e.secondsOf("evaluate"))
+	require.Positive(t, e.secondsOf("member"))
+	require.Positive(t, e.secondsOf("block"))
 	require.True(t, covers.Whole)
 	require.Equal(t, "strong", covers.Consistency)
 	require.Equal(t, 2, covers.Blocks, "one of each partition")

@@ -105,7 +105,6 @@ type scratch struct {
 	hashed  []byte
 	values  []float64 // of the series of a run
 	readAt  []int64
-	taken   int64 // samples taken out of chunks for the run
 	out     []outcome
 }
 
@@ -211,11 +210,7 @@ func (e *evaluation) work(ctx context.Context, stop context.CancelCauseFunc, r *
 		if ctx.Err() != nil {
 			return
 		}
-		err := e.compute(r.series)
-		if err == nil {
-			err = trace.Add(ctx, trace.Samples, e.scratch.taken)
-		}
-		if err != nil {
+		if err := e.compute(r.series); err != nil {
 			stop(err)
 			return
 		}
@@ -240,12 +235,10 @@ func (e *evaluation) compute(all []storage.Series) error {
 	}
 	left := w.values[:cap(w.values)]
 	clear(w.readAt)
-	w.taken = 0
 	for _, s := range all {
 		if err := e.load(s); err != nil {
 			return err
 		}
-		w.taken += int64(len(w.samples.ts))
 		out := left[:steps:steps]
 		o := outcome{counts: e.windows(&w.samples, out, w.readAt), values: out}
 		if o.results > 0 {
