@@ -64,10 +64,15 @@ func rights() map[string]auth.Right {
 		"GET /-/ready":   everybody,
 		"GET /-/healthy": everybody,
 
-		"GET /metrics":         auth.Metrics,
-		"GET /config":          auth.Admin,
-		"POST /-/seal":         auth.Admin,
-		"POST /-/leave":        auth.Admin,
+		"GET /metrics":  auth.Metrics,
+		"GET /config":   auth.Admin,
+		"POST /-/seal":  auth.Admin,
+		"POST /-/leave": auth.Admin,
+
+		"GET /-/active_queries":         auth.Admin, // of every tenant
+		"POST /-/active_queries/cancel": auth.Admin,
+		"GET /-/top_queries":            auth.Admin,
+
 		"/debug/pprof/":        auth.Admin,
 		"/debug/pprof/cmdline": auth.Admin,
 		"/debug/pprof/profile": auth.Admin,
@@ -102,6 +107,10 @@ func rights() map[string]auth.Right {
 		} {
 			table[prefix+endpoint] = auth.Read
 		}
+		table["GET "+prefix+"/status/active_queries"] = auth.Read // a tenant's own
+		table["POST "+prefix+"/status/active_queries/cancel"] = auth.Read
+		table["DELETE "+prefix+"/status/active_queries/{id}"] = auth.Read
+		table["GET "+prefix+"/status/top_queries"] = auth.Read
 	}
 	return table
 }

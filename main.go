@@ -154,7 +154,9 @@ type task struct {
 }
 
 // runStages builds the named stages on one log, one bucket and one port, and runs them until the process is told to stop.
-func runStages(c *cli.Context, stages ...string) error { return runProcess(c, stages, (*process).build) }
+func runStages(c *cli.Context, stages ...string) error {
+	return runProcess(c, stages, (*process).build)
+}
 
 // runProcess is runStages with the building left to the caller, for tests that want their hands on the parts.
 func runProcess(c *cli.Context, stages []string, build func(p *process, stages []string) error) (err error) {
@@ -404,9 +406,16 @@ func (p *process) buildReader() (err error) {
 		Store:        store.Config{CacheBytes: p.cli.Int64("reader.cache-bytes")},
 		QueryTimeout: p.cli.Duration("reader.query-timeout"),
 		MaxSamples:   p.cli.Int("reader.max-samples"),
-		Version:      version(),
-		InstanceID:   p.instance,
-		Advertise:    p.address(),
+		SlowQuery:    p.cli.Duration("reader.slow-query-log"),
+		Scratch:      dataPath(p.cli, "scratch", "reader"),
+
+		MaxConcurrent:     p.cli.Int("reader.max-concurrent"),
+		QueryMemory:       p.cli.Int64("reader.query-memory"),
+		ResultsCacheBytes: p.cli.Int64("reader.results-cache-bytes"),
+
+		Version:    version(),
+		InstanceID: p.instance,
+		Advertise:  p.address(),
 	}, p.log, p.catalog, p.bucket, p.directory, dial, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
 		return err

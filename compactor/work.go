@@ -279,7 +279,9 @@ func (c *Compactor) allLive(j tenantJob) bool {
 func (c *Compactor) download(ctx context.Context, j tenantJob, dir string) error {
 	var errs []error
 	for _, e := range j.Blocks {
-		err := block.Download(ctx, c.bkt, j.tenant, e.ID, e.Files, filepath.Join(dir, e.ID.String()))
+		// The header is for readers: merging needs none, and a broken one is no reason to set a block aside.
+		files := slices.DeleteFunc(slices.Clone(e.Files), func(f schema.BlockFile) bool { return f.Path == schema.HeaderFile })
+		err := block.Download(ctx, c.bkt, j.tenant, e.ID, files, filepath.Join(dir, e.ID.String()))
 		switch {
 		case err == nil:
 			c.metrics.bytesIn.Add(float64(e.Bytes))

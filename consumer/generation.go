@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb"
 
 	"sluice/internal/exemplars"
+	"sluice/internal/fetch"
 	"sluice/internal/merge"
 	"sluice/schema"
 )
@@ -139,6 +140,32 @@ func (g *generation) querier(tenant schema.Tenant, mint, maxt int64) (storage.Qu
 		return nil, nil
 	}
 	return part.view.querier(mint, maxt)
+}
+
+// held returns intervals outside of which the tenant has nothing in the generation.
+func (g *generation) held(tenant schema.Tenant) (held []fetch.Interval, _ error) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.dropped {
+		return nil, errDropped
+	}
+	part := g.tenants[tenant]
+	switch {
+	case part == nil:
+		return nil, nil
+	case part.head == nil:
+		for _, b := range part.blocks {
+			held = append(held, fetch.Interval{Mint: b.meta.MinTime, Maxt: b.meta.MaxTime - 1})
+		}
+		return held, nil
+	}
+	if mint, maxt := part.head.series.Times(); mint <= maxt {
+		held = append(held, fetch.Interval{Mint: mint, Maxt: maxt})
+	}
+	if late, ok := part.head.late.times(); ok {
+		held = append(held, late)
+	}
+	return held, nil
 }
 
 // swap puts the local blocks in the place of the head.

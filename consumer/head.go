@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
 
 	"sluice/consumer/store"
 	"sluice/internal/usage"
@@ -312,10 +311,7 @@ func (t *tally) refuse(err error) {
 
 // querier opens the samples in [mint, maxt].
 func (h *head) querier(mint, maxt int64) (storage.Querier, error) {
-	q, err := tsdb.NewBlockQuerier(h.series.Block(mint, maxt), mint, maxt)
-	if err != nil {
-		return nil, fmt.Errorf("query head of tenant %s: %w", h.tenant, err)
-	}
+	q := h.series.Querier(mint, maxt)
 	if h.late.empty() {
 		return q, nil
 	}

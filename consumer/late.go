@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 
+	"sluice/internal/fetch"
 	"sluice/internal/merge"
 )
 
@@ -20,6 +22,8 @@ import (
 type late struct {
 	mu     sync.RWMutex
 	series map[uint32]*lateSeries // guarded by mu; by ref of the series in the head
+	mint   int64                  // guarded by mu; of all samples, if there are any
+	maxt   int64                  // guarded by mu
 }
 
 type lateSeries struct {
@@ -48,6 +52,13 @@ func (l *late) empty() bool {
 	return len(l.series) == 0
 }
 
+// times returns the oldest and the newest time of all samples; false if there are none.
+func (l *late) times() (fetch.Interval, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return fetch.Interval{Mint: l.mint, Maxt: l.maxt}, len(l.series) > 0
+}
+
 func (l *late) add(ones []lateOne) {
 	if len(ones) == 0 {
 		return
@@ -56,6 +67,7 @@ func (l *late) add(ones []lateOne) {
 	defer l.mu.Unlock()
 	if l.series == nil {
 		l.series = map[uint32]*lateSeries{}
+		l.mint, l.maxt = math.MaxInt64, math.MinInt64
 	}
 	for _, one := range ones {
 		s := l.series[one.ref]
@@ -64,6 +76,7 @@ func (l *late) add(ones []lateOne) {
 			l.series[one.ref] = s
 		}
 		s.samples = append(s.samples, one.sample)
+		l.mint, l.maxt = min(l.mint, one.sample.t), max(l.maxt, one.sample.t)
 	}
 }
 

@@ -14,7 +14,10 @@ import (
 	"sluice/schema"
 )
 
-var _ fetch.Source = (*Consumer)(nil)
+var (
+	_ fetch.Source = (*Consumer)(nil)
+	_ fetch.Times  = (*Consumer)(nil)
+)
 
 // Querier implements fetch.Source over live heads, frozen heads and sealed blocks.
 func (c *Consumer) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt int64, asks []fetch.Ask) (_ storage.Querier, err error) {
@@ -62,6 +65,38 @@ func (c *Consumer) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt
 		return fetch.WithApplied(queriers[0], applied), nil
 	}
 	return fetch.WithApplied(newRankedQuerier(queriers), applied), nil
+}
+
+// Held implements fetch.Times over live heads, frozen heads and sealed blocks.
+func (c *Consumer) Held(ctx context.Context, tenant schema.Tenant, asks []fetch.Ask) (all []fetch.Interval, _ fetch.Applied, _ error) {
+	applied := fetch.Applied{}
+	for _, ask := range asks {
+		p, err := c.partition(ask.Partition)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := p.wait(ctx, ask.Wait); err != nil {
+			return nil, nil, err
+		}
+		p.mu.RLock()
+		applied[ask.Partition] = p.applied
+		p.mu.RUnlock()
+		gens, err := p.since(ask.From)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, g := range gens {
+			held, err := g.held(tenant)
+			if errors.Is(err, errDropped) {
+				return nil, nil, &fetch.HoleError{Partition: ask.Partition, From: ask.From, Held: g.to}
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			all = append(all, held...)
+		}
+	}
+	return all, applied, nil
 }
 
 // Exemplars implements fetch.Source.

@@ -32,7 +32,7 @@ type tenantState struct {
 
 	exemplarLimit  int          // in exemplarHeader
 	exemplarHeader []log.Header // nil while the limit is the default
-	admissions  *admissions // nil: no limit on series
+	admissions     *admissions  // nil: no limit on series
 
 	lastUsed time.Time
 }

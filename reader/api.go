@@ -93,16 +93,21 @@ func (r *Reader) Register(mux *http.ServeMux) {
 		prefix = strings.TrimSuffix(prefix, "/api/v1")
 		mux.Handle(prefix+federate.path, http.StripPrefix(prefix, r.guard(&federate)))
 	}
+	r.registerActive(mux)
 }
 
 // newAPI makes Prometheus' own API over the reader.
-func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
+func (r *Reader) newAPI(reg prometheus.Registerer) (http.Handler, error) {
 	evalReg := reg
 	if reg != nil { // Prometheus' own metrics keep their names behind ours
 		reg = prometheus.WrapRegistererWithPrefix("sluice_reader_", reg)
 	}
 	r.features = features.NewRegistry()
-	r.engine = r.newEngines(r.language, r.features, reg, evalReg)
+	var err error
+	if r.front, err = r.newFront(reg, evalReg); err != nil {
+		return nil, err
+	}
+	r.engine = timed(r.front)
 	start := time.Now()
 	api := apiv1.NewAPI(
 		r.engine, r, nil, nil, r,
@@ -119,13 +124,13 @@ func (r *Reader) newAPI(reg prometheus.Registerer) http.Handler {
 		&apiv1.PrometheusVersion{},
 		func() []notifications.Notification { return []notifications.Notification{} },
 		func() (<-chan notifications.Notification, func(), bool) { return nil, nil, false }, // nobody may listen
-		nil, reg, nil,
+		nil, reg, renderStats,
 		false, nil, false, false, false, false, lookback, false, false,
 		statusOf, r.features, apiv1.OpenAPIOptions{}, r.language,
 	)
 	router := route.New()
 	api.Register(router)
-	return router
+	return router, nil
 }
 
 // Engine returns what evaluates the reader's queries. Their contexts say whose they are.

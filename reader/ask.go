@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/fetch"
+	"sluice/internal/trace"
 	"sluice/reader/store"
 	"sluice/schema"
 )
@@ -94,6 +95,7 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 		}
 		if len(failures) == 0 {
 			r.answered(v, sources)
+			opts.cover(v, what.blocks, sources, missing, remark)
 			for _, m := range missing {
 				got.warnings.Add(fmt.Errorf("partial answer: %w", m))
 			}
@@ -105,9 +107,15 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 			}
 			return got, nil
 		}
+		for _, f := range failures {
+			if trace.IsLimit(f.err) {
+				return nil, f.err
+			}
+		}
 		if attempt == maxAttempts {
 			return nil, failures[0].err
 		}
+		trace.Current(ctx).Set("asked again, attempt", attempt+1)
 		for _, f := range failures {
 			switch {
 			case f.entry != nil && errors.Is(f.err, store.ErrGone) && !syncedForBlock:
@@ -139,6 +147,7 @@ func (r *Reader) answered(v *view, sources []*source) {
 		if s.src != nil {
 			r.dir.Trust(s.member.ID)
 			r.floors.raise(v.topicID, s.applied())
+			s.span.Set("applied", s.applied())
 		}
 	}
 }
@@ -190,8 +199,9 @@ func put[T any](ctx context.Context, r *Reader, sources []*source, f func(contex
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			answer, err := safely(inner, s, f)
+			answer, err := safely(s.begin(inner, r), s, f)
 			if err != nil {
+				s.span.End(err)
 				fail(s, err)
 				return
 			}

@@ -16,8 +16,8 @@ import (
 	"sluice/schema"
 )
 
-// counted is a world with two partitions in two zones: a and b are in the first, c in the second; only c is active.
-func counted(t *testing.T) (*world, string) {
+// countedWorld is a world with two partitions in two zones: a and b are in the first, c in the second; only c is active.
+func countedWorld(t *testing.T) (*world, string) {
 	w := newWorld(t, nil, web.Tenancy{})
 	w.log.bounds = []log.Bounds{{End: 100}, {End: 100}}
 	now := time.Now().UnixMilli()
@@ -34,7 +34,7 @@ func counted(t *testing.T) (*world, string) {
 }
 
 func TestCardinality(t *testing.T) {
-	w, base := counted(t)
+	w, base := countedWorld(t)
 	for _, prefix := range prefixes {
 		for _, c := range []struct{ path, want string }{
 			{"label_names", `{"label_values_count_total":4,"label_names_count":2,"cardinality":[{"label_name":"s","label_values_count":3},{"label_name":"__name__","label_values_count":1}]}`},
@@ -100,7 +100,7 @@ func TestCardinality(t *testing.T) {
 }
 
 func TestTSDBStatus(t *testing.T) {
-	w, base := counted(t)
+	w, base := countedWorld(t)
 	got := get(t, base+"/api/v1/status/tsdb")
 	require.Equal(t, 200, got.code, got.body)
 	require.JSONEq(t, `{"headStats":{"numSeries":3,"numLabelPairs":4,"chunkCount":14,"minTime":60000,"maxTime":120000},

@@ -22,29 +22,29 @@ type engines struct {
 	by     map[dialect.Semantics]promql.QueryEngine
 }
 
-// newEngines makes them all: that costs nothing before they are used.
-func (r *Reader) newEngines(language parser.Parser, known features.Collector, reg, evalReg prometheus.Registerer) promql.QueryEngine {
+// newEngines makes them all: that costs nothing before they are used. samples is what a query may have in memory.
+func (r *Reader) newEngines(samples int, language parser.Parser, known features.Collector, reg, evalReg prometheus.Registerer) promql.QueryEngine {
 	all := engines{reader: r, by: map[dialect.Semantics]promql.QueryEngine{}}
 	for _, s := range []dialect.Semantics{{}, {DelayedNameRemoval: true}, {StartTimestamps: true}, {DelayedNameRemoval: true, StartTimestamps: true}} {
 		into := known
 		if s != (dialect.Semantics{}) {
 			into = nil // known tells of the plain one
 		}
-		all.by[s] = r.newEngine(s, language, into, featured(reg, s), featured(evalReg, s))
+		all.by[s] = r.newEngine(samples, s, language, into, featured(reg, s), featured(evalReg, s))
 	}
 	return all
 }
 
-func (r *Reader) newEngine(s dialect.Semantics, language parser.Parser, known features.Collector, reg, evalReg prometheus.Registerer) promql.QueryEngine {
+func (r *Reader) newEngine(samples int, s dialect.Semantics, language parser.Parser, known features.Collector, reg, evalReg prometheus.Registerer) promql.QueryEngine {
 	subqueryStep := func(int64) int64 { return time.Minute.Milliseconds() }
 	theirs := promql.NewEngine(promql.EngineOpts{
-		Logger: r.logger, Reg: reg, MaxSamples: r.cfg.MaxSamples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
+		Logger: r.logger, Reg: reg, MaxSamples: samples, Timeout: r.cfg.QueryTimeout, LookbackDelta: lookback,
 		NoStepSubqueryIntervalFn: subqueryStep,
 		EnableAtModifier:         true, EnableNegativeOffset: true, FeatureRegistry: known, Parser: language,
 		EnableDelayedNameRemoval: s.DelayedNameRemoval, UseStartTimestamps: s.StartTimestamps,
 	})
 	return eval.New(eval.Config{
-		MaxSamples: r.cfg.MaxSamples, NoStepSubqueryInterval: subqueryStep,
+		MaxSamples: samples, NoStepSubqueryInterval: subqueryStep,
 		DelayedNameRemoval: s.DelayedNameRemoval, UseStartTimestamps: s.StartTimestamps,
 	}, theirs, evalReg)
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/schema"
 )
@@ -66,7 +68,9 @@ func (r *Reader) guard(e *endpoint) http.Handler {
 			respondError(out, req, err)
 			return
 		}
-		serve.ServeHTTP(out, req.WithContext(withOptions(req.Context(), opts)))
+		req, done := r.follow(out, req, opts, e.path)
+		defer done()
+		r.serveInTurn(e.path, serve, out, req, opts)
 	})
 }
 
@@ -97,7 +101,7 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		return badData("%s is %q, must be %q or %q", consistencyHeader, c, consistencyStrong, consistencyWeak)
 	}
 	if promql == "" {
-		opts.partial = isTrue(req.URL.Query().Get("partial_response"))
+		opts.wants(req.URL.Query())
 		return nil
 	}
 	req.Body = http.MaxBytesReader(w, req.Body, maxFormBytes)
@@ -111,10 +115,14 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 	if err != nil {
 		return badData("form cannot be read: %v", err)
 	}
-	opts.partial = isTrue(req.Form.Get("partial_response"))
+	opts.wants(req.Form)
+	pattern := 0
 	for _, q := range req.Form[promql] {
 		if err := checkQuery(q); err != nil {
 			return err
+		}
+		if pattern += measure(q).pattern; pattern > maxPattern { // many small ones
+			return tooLargePattern(pattern)
 		}
 		if promql == "query" {
 			d := r.dialect(opts)
@@ -124,6 +132,11 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		}
 	}
 	return nil
+}
+
+// wants takes over what the parameters ask for.
+func (o *options) wants(form url.Values) {
+	o.partial, o.explain = isTrue(form.Get("partial_response")), isTrue(form.Get("explain"))
 }
 
 func isTrue(s string) bool {
@@ -142,8 +155,16 @@ func limitRead(w http.ResponseWriter, req *http.Request) error {
 	if err != nil {
 		return schema.NewError(schema.ErrBodyTooLarge, http.StatusRequestEntityTooLarge, "remote read request cannot be read (limit %d bytes): %v", maxReadBytes, err)
 	}
-	if n, err := snappy.DecodedLen(body); err != nil || n > maxReadUnpacked {
+	n, err := snappy.DecodedLen(body)
+	var raw []byte
+	if err == nil && n <= maxReadUnpacked {
+		raw, err = snappy.Decode(nil, body)
+	}
+	if err != nil || n > maxReadUnpacked {
 		return schema.NewError(schema.ErrDecompress, http.StatusBadRequest, "remote read request of %d bytes does not decompress to at most %d", len(body), maxReadUnpacked)
+	}
+	if err := checkRead(raw); err != nil {
+		return err
 	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
@@ -152,8 +173,11 @@ func limitRead(w http.ResponseWriter, req *http.Request) error {
 // answer is a ResponseWriter that knows what failed.
 type answer struct {
 	http.ResponseWriter
-	opts   *options
-	status int
+	opts    *options
+	status  int
+	bytes   int64
+	explain bool
+	tail    *tail // nil = nothing is added at the end
 }
 
 // WriteHeader puts the status of a failure of ours in the place of a plain 500, and says when to come back. When the head
@@ -171,6 +195,11 @@ func (a *answer) WriteHeader(status int) {
 		web.SetRetryAfter(a.ResponseWriter, failure.RetryAfter)
 	}
 	a.status = status
+	if a.opts.coverage.setHeader(a.Header()); a.explain && holdsJSON(a.Header()) {
+		a.tail = &tail{}
+		a.Header().Del("Content-Length")
+	}
+	a.opts.asking.enter("send")
 	a.ResponseWriter.WriteHeader(status)
 }
 
@@ -178,7 +207,18 @@ func (a *answer) Write(b []byte) (int, error) {
 	if a.status == 0 {
 		a.WriteHeader(http.StatusOK)
 	}
+	a.bytes += int64(len(b))
+	if a.tail != nil {
+		return a.tail.write(a.ResponseWriter, b)
+	}
 	return a.ResponseWriter.Write(b)
+}
+
+// finish writes what was kept for the end.
+func (a *answer) finish(q *asking) {
+	if a.tail != nil {
+		a.tail.end(a.ResponseWriter, &explanation{q.trace.Report(), a.opts.coverage.told(q.trace.Counts()[trace.CacheHits])})
+	}
 }
 
 // Flush is wanted by remote read's streams. An answer without a body yet stays open for its status.
@@ -213,6 +253,10 @@ func respondError(w http.ResponseWriter, req *http.Request, err error) {
 		kind = "unauthorized"
 	case se.Status == http.StatusForbidden:
 		kind = "forbidden"
+	case se.Status == http.StatusNotFound:
+		kind = "not_found"
+	case se.ID == schema.ErrQueryCanceled:
+		kind = "canceled"
 	case se.Status == http.StatusUnprocessableEntity:
 		kind = "execution"
 	case se.Status == http.StatusServiceUnavailable:

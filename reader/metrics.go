@@ -13,6 +13,8 @@ type metrics struct {
 	partial prometheus.Counter
 
 	peerBlocks *prometheus.CounterVec
+
+	tenants *tenantMetrics
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -31,5 +33,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "sluice_reader_peer_blocks_total",
 			Help: "Blocks that were asked of the reader that owns them: answered, or failed and read here instead.",
 		}, []string{"result"}),
+
+		tenants: newTenantMetrics(reg),
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/schema"
 )
@@ -22,6 +24,12 @@ type options struct {
 	tenants []schema.Tenant // two or more: the query is about them, and tenant is empty
 	strong  bool            // see everything that was acknowledged before the query, even if no consumer has applied it yet
 	partial bool            // a part of the answer, with a warning, instead of an error
+	explain bool            // the answer says where its time and bytes went
+	asking  *asking         // the request; nil outside of HTTP
+
+	coverage coverage
+	queued   time.Duration // how long it waited for its turn
+	noStore  bool          // neither take anything from the results cache nor put anything into it
 
 	mu      sync.Mutex
 	failure *schema.Error // the first one; decides status and Retry-After
@@ -78,10 +86,13 @@ func (q *query) current(ctx context.Context) (*view, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.view == nil {
+		ctx, span := trace.Start(ctx, "plan")
 		v, err := q.reader.newView(ctx, q.opts, nil)
+		span.End(err)
 		if err != nil {
 			return nil, err
 		}
+		v.describe(span)
 		q.view = v
 	}
 	return q.view.copy(), nil
@@ -134,6 +145,7 @@ func (q *querier) start(ctx context.Context) (*query, error) {
 			return nil, errors.New("query of several tenants without federation")
 		}
 		q.query = &query{reader: q.reader, opts: opts}
+		q.mint = max(q.mint, q.reader.earliest(opts))
 	}
 	return q.query, nil
 }
@@ -154,7 +166,10 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	go func() {
 		defer q.running.Done()
 		defer close(set.done)
+		ctx, span := trace.Start(ctx, "select")
+		describeSelect(span, qry.opts, hints, ms)
 		set.SeriesSet = q.selectAll(ctx, qry, hints, ms)
+		span.End(set.SeriesSet.Err())
 	}()
 	return set
 }
@@ -186,7 +201,7 @@ func (q *querier) selectAll(ctx context.Context, qry *query, hints *storage.Sele
 			if err != nil {
 				return nil, err
 			}
-			return prime(s.ranked(sq.Select(ctx, true, hints, slices.Clone(ms)...)))
+			return prime(s.followed(ctx, s.ranked(sq.Select(ctx, true, hints, slices.Clone(ms)...))))
 		},
 	})
 	if err != nil {
@@ -220,11 +235,13 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	})
 }
 
-func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, get func(context.Context, storage.Querier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
+func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, get func(context.Context, storage.Querier) ([]string, annotations.Annotations, error)) (_ []string, _ annotations.Annotations, err error) {
 	qry, err := q.start(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
+	ctx, span := trace.Start(ctx, "labels")
+	defer func() { span.End(err) }()
 	type answer struct {
 		values   []string
 		warnings annotations.Annotations

@@ -1,7 +1,7 @@
 // Package reader answers queries: the Prometheus HTTP API over one tenant's blocks in the bucket and the samples that the
 // consumers hold in memory, as if it were one database. In come PromQL, remote read and the label, series, exemplar and
 // metadata endpoints; out come exact answers: every sample that was acknowledged before the query started, each once, and
-// of two values for one time always the same one. It never writes, keeps nothing on disk, and never gives a part for the
+// of two values for one time always the same one. It never writes, keeps nothing on disk (but a list of the queries under way), and never gives a part for the
 // whole: what it cannot reach makes the query fail with 503 (or, when the caller asks for it, a warning).
 //
 // # A query
@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -38,8 +39,10 @@ import (
 	"sluice/internal/fetch"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/reader/dialect"
+	"sluice/reader/front"
 	"sluice/reader/store"
 	"sluice/schema"
 )
@@ -52,6 +55,14 @@ type Config struct {
 	Concurrency   int           // sources that one selector asks at a time; default 16
 	ReadGate      int           // remote reads at one time; default 32
 	Version       string        // of this program, told by /status/buildinfo
+
+	SlowQuery time.Duration // requests that take longer are logged; 0 = none, negative = all
+	Scratch   string        // folder for the file that says which queries are under way; empty = none
+
+	MaxConcurrent     int           // requests that are worked on at one time; default four for each core, at least 4
+	ResultsCacheBytes int64         // of what is final in answers; default 128 MiB
+	QueryMemory       int64         // bytes that all queries may hold together, estimated; default a quarter of the memory there is
+	WritePace         time.Duration // in which a client has to take 64 KiB of its answer; default 10 s
 
 	FreshTimeout time.Duration // how long a read waits for a copy of a partition that is behind what was answered before; default 5 s
 
@@ -82,6 +93,18 @@ func (c *Config) Validate() error {
 	if c.ReadGate == 0 {
 		c.ReadGate = 32
 	}
+	if c.MaxConcurrent == 0 {
+		c.MaxConcurrent = max(4*runtime.GOMAXPROCS(0), 4)
+	}
+	if c.ResultsCacheBytes == 0 {
+		c.ResultsCacheBytes = 128 << 20
+	}
+	if c.QueryMemory == 0 {
+		c.QueryMemory = memoryThereIs() / 4
+	}
+	if c.WritePace == 0 {
+		c.WritePace = 10 * time.Second
+	}
 	if c.FreshTimeout == 0 {
 		c.FreshTimeout = 5 * time.Second
 	}
@@ -91,7 +114,7 @@ func (c *Config) Validate() error {
 	if c.PeerQueries == 0 {
 		c.PeerQueries = 64
 	}
-	if c.FreshTimeout < 0 || c.AnnounceInterval < 0 || c.PeerQueries < 0 || c.QueryTimeout < 0 || c.MaxSamples < 0 || c.StrongTimeout < 0 || c.Concurrency < 0 || c.ReadGate < 0 {
+	if c.ResultsCacheBytes < 0 || c.MaxConcurrent < 0 || c.QueryMemory < 0 || c.WritePace < 0 || c.FreshTimeout < 0 || c.AnnounceInterval < 0 || c.PeerQueries < 0 || c.QueryTimeout < 0 || c.MaxSamples < 0 || c.StrongTimeout < 0 || c.Concurrency < 0 || c.ReadGate < 0 {
 		return errors.New("time-outs and limits of the reader must not be negative")
 	}
 	return c.Store.Validate()
@@ -137,24 +160,30 @@ type Dial func(members.Member) fetch.Source
 
 // Reader is the stage.
 type Reader struct {
-	cfg     Config
-	log     log.Log
-	cat     Catalog
-	dir     Directory
-	dial    Dial
-	blocks  BlockStore
-	store   *store.Store // the same as blocks outside of tests; closed at the end of Run
-	limits  Limits
-	bucket  objstore.BucketReader // for what lies beside the blocks' samples
-	tenancy web.Tenancy
-	logger  *slog.Logger
-	metrics *metrics
-	api     http.Handler
-	engine  promql.QueryEngine
-	ready   atomic.Bool
-	topic   atomic.Pointer[topicSeen]
-	floors  floors
-	peers   chan struct{} // one for each question of another reader that is being answered
+	cfg      Config
+	log      log.Log
+	cat      Catalog
+	dir      Directory
+	dial     Dial
+	blocks   BlockStore
+	store    *store.Store // the same as blocks outside of tests; closed at the end of Run
+	limits   Limits
+	bucket   objstore.BucketReader // for what lies beside the blocks' samples
+	tenancy  web.Tenancy
+	logger   *slog.Logger
+	metrics  *metrics
+	api      http.Handler
+	engine   promql.QueryEngine
+	ready    atomic.Bool
+	topic    atomic.Pointer[topicSeen]
+	floors   floors
+	front    *front.Front // closed at the end of Run
+	queue    *front.Queue
+	memory   *trace.Budget
+	now      func() time.Time
+	registry *registry
+	tracker  atomic.Pointer[tracker] // nil while Run does not run
+	peers    chan struct{}           // one for each question of another reader that is being answered
 
 	language parser.Parser
 	features features.Collector // those of a tenant without limits of its own
@@ -179,8 +208,12 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 		cfg: cfg, log: l, cat: cat, dir: dir, dial: dial, blocks: st, store: st, limits: lim, bucket: bkt,
 		tenancy: tenancy, logger: logger, metrics: newMetrics(reg), peers: make(chan struct{}, cfg.PeerQueries),
 		language: dialect.NewParser(),
+		queue:    front.NewQueue(cfg.MaxConcurrent, reg), memory: trace.NewBudget(cfg.QueryMemory, "--reader.query-memory"), now: time.Now,
 	}
-	r.api = r.newAPI(reg)
+	r.registry = newRegistry()
+	if r.api, err = r.newAPI(reg); err != nil {
+		return nil, fmt.Errorf("reader: %w", err)
+	}
 	return r, nil
 }
 
@@ -189,12 +222,25 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 // Queries still under way when it returns are finished without the cache.
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.store.Close()
+	defer r.front.Close()
 	defer r.ready.Store(false)
 	if err := r.cat.Sync(ctx); err != nil {
 		return endOf(ctx, fmt.Errorf("catch up with the catalogue: %w", err))
 	}
 	if err := r.dir.Sync(ctx); err != nil {
 		return endOf(ctx, fmt.Errorf("catch up with the members: %w", err))
+	}
+	if r.cfg.Scratch != "" {
+		t, err := openTracker(r.cfg.Scratch, r.logger)
+		if err != nil { // what it is good for is not worth a reader
+			r.logger.Warn("queries under way are not written down", "err", err)
+		}
+		r.tracker.Store(t)
+		defer func() {
+			if err := t.close(); err != nil {
+				r.logger.Warn("closing the list of queries under way", "err", err)
+			}
+		}()
 	}
 	m := r.member()
 	r.ready.Store(true)

@@ -18,6 +18,7 @@ import (
 	"sluice/internal/fetch"
 	"sluice/internal/members"
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -120,12 +121,13 @@ type share struct {
 
 // failed says whether the owner's failure is to be made good here; not when the query itself is over.
 func (s *share) failed(ctx context.Context, err error) bool {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || trace.IsLimit(err) {
 		return false
 	}
 	if errors.Is(err, fetch.ErrUnreachable) {
 		s.reader.dir.Suspect(s.owner.ID)
 	}
+	trace.Current(ctx).Set("read here, as the owner failed", err.Error())
 	s.reader.metrics.peerBlocks.WithLabelValues("failed").Add(float64(len(s.entries)))
 	s.reader.logger.Debug("reading another reader's blocks here", "owner", s.owner.ID, "blocks", len(s.entries), "err", err)
 	return true
@@ -308,11 +310,13 @@ type blocksQuerier struct {
 }
 
 // each opens all blocks, as many at a time as a query may, and calls use for each, at the same time.
-func (q *blocksQuerier) each(ctx context.Context, use func(i int, bq storage.Querier) error) error {
+func (q *blocksQuerier) each(ctx context.Context, use func(ctx context.Context, i int, bq storage.Querier) error) error {
 	var g errgroup.Group
 	g.SetLimit(q.reader.cfg.Concurrency)
 	for i, e := range q.entries {
 		g.Go(func() error {
+			ctx, span := trace.Start(ctx, "block")
+			describeBlock(span, e)
 			_, err := safely(ctx, nil, func(ctx context.Context, _ *source) (none struct{}, _ error) {
 				bq, err := q.reader.blocks.Querier(ctx, e, q.mint, q.maxt)
 				if err != nil {
@@ -321,8 +325,9 @@ func (q *blocksQuerier) each(ctx context.Context, use func(i int, bq storage.Que
 				q.mu.Lock()
 				q.opened = append(q.opened, bq)
 				q.mu.Unlock()
-				return none, use(i, bq)
+				return none, use(ctx, i, bq)
 			})
+			span.End(err)
 			if err != nil {
 				return &blockError{e, err}
 			}
@@ -334,7 +339,7 @@ func (q *blocksQuerier) each(ctx context.Context, use func(i int, bq storage.Que
 
 func (q *blocksQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
 	sets := make([]storage.SeriesSet, len(q.entries))
-	err := q.each(ctx, func(i int, bq storage.Querier) (err error) {
+	err := q.each(ctx, func(ctx context.Context, i int, bq storage.Querier) (err error) {
 		var set storage.SeriesSet
 		if whole, ok := bq.(wholeSelector); ok && q.release != nil {
 			set = whole.SelectWhole(ctx, hints, slices.Clone(ms)...)
@@ -355,23 +360,23 @@ func (q *blocksQuerier) Select(ctx context.Context, _ bool, hints *storage.Selec
 }
 
 func (q *blocksQuerier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return q.strings(ctx, hints, func(bq storage.Querier) ([]string, annotations.Annotations, error) {
+	return q.strings(ctx, hints, func(ctx context.Context, bq storage.Querier) ([]string, annotations.Annotations, error) {
 		return bq.LabelNames(ctx, hints, slices.Clone(ms)...)
 	})
 }
 
 func (q *blocksQuerier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return q.strings(ctx, hints, func(bq storage.Querier) ([]string, annotations.Annotations, error) {
+	return q.strings(ctx, hints, func(ctx context.Context, bq storage.Querier) ([]string, annotations.Annotations, error) {
 		return bq.LabelValues(ctx, name, hints, slices.Clone(ms)...)
 	})
 }
 
-func (q *blocksQuerier) strings(ctx context.Context, hints *storage.LabelHints, get func(storage.Querier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
+func (q *blocksQuerier) strings(ctx context.Context, hints *storage.LabelHints, get func(context.Context, storage.Querier) ([]string, annotations.Annotations, error)) ([]string, annotations.Annotations, error) {
 	var mu sync.Mutex
 	var all []string
 	var warnings annotations.Annotations
-	err := q.each(ctx, func(_ int, bq storage.Querier) error {
-		values, ws, err := get(bq)
+	err := q.each(ctx, func(ctx context.Context, _ int, bq storage.Querier) error {
+		values, ws, err := get(ctx, bq)
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, values...)

@@ -15,6 +15,7 @@ import (
 	"sluice/internal/log"
 	"sluice/internal/members"
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -147,6 +148,8 @@ type source struct {
 	waitUntil time.Time // for what asks wait for
 
 	opened []storage.Querier // to be closed with the query
+	span   *trace.Span       // of what is asked; ended at the latest by close
+	remote bool              // src is another process, whose series are counted as they arrive
 }
 
 // querier opens the source.
@@ -192,6 +195,7 @@ func (s *source) close() error {
 		errs = append(errs, q.Close())
 	}
 	s.opened = nil
+	s.span.End(nil)
 	return errors.Join(errs...)
 }
 

@@ -92,6 +92,8 @@ const (
 	ErrMaxQueryLength        ErrorID = "err-sluice-max-query-length"
 	ErrMaxResponseSize       ErrorID = "err-sluice-max-response-size"
 	ErrTooManyOutstanding    ErrorID = "err-sluice-too-many-outstanding-requests"
+	ErrQueryCanceled         ErrorID = "err-sluice-query-canceled"
+	ErrQueryNotFound         ErrorID = "err-sluice-query-not-found"
 	ErrPromQLExperimental    ErrorID = "err-sluice-promql-experimental"
 
 	// Cardinality questions.
@@ -116,7 +118,7 @@ func ErrorIDs() []ErrorID {
 		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
 		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
 		ErrMaxSeriesPerQuery, ErrMaxChunksPerQuery, ErrMaxChunkBytesPerQuery, ErrMaxSamplesPerQuery, ErrMaxMemoryPerQuery, ErrMaxQueryLength,
-		ErrMaxResponseSize, ErrTooManyOutstanding, ErrPromQLExperimental,
+		ErrMaxResponseSize, ErrTooManyOutstanding, ErrQueryCanceled, ErrQueryNotFound, ErrPromQLExperimental,
 		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize, ErrCardinalityTooLarge,
 	}
 }

@@ -125,8 +125,12 @@ type envelope struct {
 
 // api calls Prometheus' API by a POST form, as Grafana does.
 func api(base, tenant, path string, form url.Values, header map[string]string) (envelope, error) {
+	return apiWithin(time.Minute, base, tenant, path, form, header)
+}
+
+func apiWithin(within time.Duration, base, tenant, path string, form url.Values, header map[string]string) (envelope, error) {
 	var e envelope
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	req, err := http.NewRequest(http.MethodPost, base+path, strings.NewReader(form.Encode()))
 	if err != nil {

@@ -154,7 +154,7 @@ func canonical(raw json.RawMessage) (string, error) {
 	return string(key), err
 }
 
-// differs says how got differs from want; "" = not. approx compares the series and how many points they have at most.
+// differs says how got differs from want; "" = not. approx compares only how many series there are.
 func differs(want, got content, approx bool) string {
 	if approx && len(want) == len(got) {
 		return ""

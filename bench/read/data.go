@@ -91,8 +91,8 @@ func (d *Data) series(pod, i int) one {
 		name = "http_request_duration_seconds_bucket"
 		h, le := (i-9)/len(bounds), (i-9)%len(bounds)
 		extra = [2][2]string{{"handler", handlers[h]}, {"le", bounds[le]}}
-		s.seed = uint64(pod)*podSeries + uint64(h) // all buckets of one histogram see the same requests
-		s.rate, s.share = float64(430+pod%50), below[le]
+		s.seed = uint64(pod)*podSeries + uint64(h)            // all buckets of one histogram see the same requests
+		s.rate, s.share = float64(4000+pod*7%5000), below[le] // so many that hardly two rates are the same
 	case i == 45:
 		name, s.kind = "container_memory_working_set_bytes", gauge
 	default:

@@ -194,17 +194,21 @@ func evict(dir string) error {
 
 // loaded is the file that says what a place holds.
 type loaded struct {
-	Data Data      `json:"data"`
-	At   time.Time `json:"at"`
+	Data    Data      `json:"data"`
+	Version int       `json:"version"`
+	At      time.Time `json:"at"`
 }
 
-const loadedFile = "loaded.json"
+const (
+	loadedFile  = "loaded.json"
+	dataVersion = 2 // of what Data makes; another one is loaded again
+)
 
 // has says whether the place holds the data already.
 func (p *place) has(d *Data) bool {
 	raw, err := os.ReadFile(filepath.Join(p.dir, loadedFile))
 	var l loaded
-	if err != nil || json.Unmarshal(raw, &l) != nil || l.Data != *d {
+	if err != nil || json.Unmarshal(raw, &l) != nil || l.Data != *d || l.Version != dataVersion {
 		return false
 	}
 	// Heads end after a day.
@@ -247,7 +251,7 @@ func (p *place) fill(ctx context.Context, cfg *Config, progress func(string, ...
 	if err := p.stop(); err != nil {
 		return err
 	}
-	raw, err := json.Marshal(loaded{cfg.Data, time.Now()})
+	raw, err := json.Marshal(loaded{cfg.Data, dataVersion, time.Now()})
 	if err != nil {
 		return err
 	}

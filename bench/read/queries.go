@@ -15,7 +15,7 @@ type Query struct {
 	Expr   string        // PromQL or a selector
 	Range  time.Duration // back from the end of the data; 0 = an instant query
 	Step   time.Duration
-	Approx bool // MetricsQL means another thing by it (rate without extrapolation): only the series are compared
+	Approx bool // rate is meant otherwise by MetricsQL and by old versions of Prometheus: of them only the number of series is compared
 }
 
 type class string

@@ -67,7 +67,7 @@ type Figures struct {
 	WarmS3   *Requests `json:"warm_s3,omitempty"` // of all queries of one round
 	Series   int       `json:"series"`
 	Points   int       `json:"points"`
-	Differs  string    `json:"differs,omitempty"` // from the first place
+	Differs  string    `json:"differs,omitempty"` // from the reference
 	MaxRSSMB int64     `json:"peak_rss_mb"`
 
 	class     class
@@ -130,6 +130,9 @@ func Run(ctx context.Context, cfg Config, out io.Writer) (all []*Figures, err er
 			}
 		}
 	}
+	if len(places) == 0 {
+		return all, errors.New("nothing to measure")
+	}
 	for i := range queries {
 		if err := warm(ctx, &cfg, places, &queries[i], figures); err != nil {
 			return all, err
@@ -177,19 +180,20 @@ const (
 // warm asks every place in turn, so that what else happens on the machine meets all of them.
 func warm(ctx context.Context, cfg *Config, places []*place, q *Query, figures map[string]map[string]*Figures) error {
 	path, form := q.request(&cfg.Data)
-	var want content
+	answers := map[string]content{}
 	for _, p := range places {
-		f := figures[p.name][q.Name]
 		var got content
 		if _, err := p.client.ask(ctx, path, form, nil, got.decode); err != nil {
 			return fmt.Errorf("%s: %s: %w", p.name, q.Name, err)
 		}
-		f.Series, f.Points = len(got), got.points()
-		if want == nil {
-			want = got
-		} else {
-			f.Differs = differs(want, got, q.Approx && p.name == VictoriaMetrics)
-		}
+		answers[p.name] = got
+	}
+	ref := reference(places)
+	for _, p := range places {
+		f := figures[p.name][q.Name]
+		f.Series, f.Points = len(answers[p.name]), answers[p.name].points()
+		// Versions of Prometheus before 3 extrapolate a rate otherwise near the beginning of a counter.
+		f.Differs = differs(answers[ref], answers[p.name], q.Approx && (p.name == VictoriaMetrics || ref == Prometheus3 && p.name == Prometheus))
 	}
 	for round := range cfg.Rounds {
 		for _, p := range places {
@@ -226,6 +230,16 @@ func warm(ctx context.Context, cfg *Config, places []*place, q *Query, figures m
 		figures[p.name][q.Name].sumUp()
 	}
 	return nil
+}
+
+// reference is the place whose answers are right: the newest Prometheus, or else the first place.
+func reference(places []*place) string {
+	for _, p := range places {
+		if p.name == Prometheus3 {
+			return p.name
+		}
+	}
+	return places[0].name
 }
 
 func (f *Figures) sumUp() {

@@ -209,24 +209,11 @@ func (r *indexReader) PostingsForAllLabelValues(ctx context.Context, name string
 
 // SortedPostings implements tsdb.IndexReader.
 func (r *indexReader) SortedPostings(p tsdbindex.Postings) tsdbindex.Postings {
-	type one struct {
-		ref  uint32
-		lset labels.Labels
-	}
-	var found []one
-	for p.Next() {
-		if lset, ok := r.labels(p.At()); ok {
-			found = append(found, one{uint32(p.At()), lset})
-		}
-	}
-	if err := p.Err(); err != nil {
+	refs, err := expand(p)
+	if err != nil {
 		return tsdbindex.ErrPostings(err)
 	}
-	slices.SortFunc(found, func(a, b one) int { return labels.Compare(a.lset, b.lset) })
-	refs := make([]uint32, len(found))
-	for i := range found {
-		refs[i] = found[i].ref
-	}
+	r.head.sort(refs)
 	return &byLabels{list{refs: refs, at: -1}}
 }
 

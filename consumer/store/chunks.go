@@ -131,17 +131,9 @@ func (h *Head) histogram(s *series, st, t int64, hist *histogram.Histogram, fhis
 func (h *Head) appendChunks(s *series, mint, maxt int64, out []chunks.Meta) ([]chunks.Meta, error) {
 	first := len(out)
 	if s.count > 0 && s.newest >= mint {
-		var raw []byte
-		encoding, from := encFloat, int64(0)
-		if s.kind == kindFloat {
-			raw = slices.Clone(h.arena.bytes(s.at, int(s.pos+7)/8))
-			raw[0], raw[1] = byte(s.count>>8), byte(s.count)
-			from = firstTime(raw)
-		} else {
-			o := &h.open[s.open-1]
-			encoding, from = o.chunk.Encoding(), o.mint
-			raw = slices.Clone(o.chunk.Bytes())
-		}
+		raw, encoding, from := h.openChunk(s)
+		raw = slices.Clone(raw)
+		raw[0], raw[1] = byte(s.count>>8), byte(s.count)
 		if from <= maxt {
 			c, err := chunkenc.FromData(encoding, raw)
 			if err != nil {

@@ -31,6 +31,8 @@ type Head struct {
 	open   []open  // chunks under way of other kinds than plain floats, by series.open - 1
 	mint   int64   // of all samples
 	maxt   int64
+
+	order order
 }
 
 // NoSample is the newest time of a series without samples.
@@ -83,6 +85,13 @@ func (h *Head) Begin() { h.mu.Lock() }
 
 // End lets readers see what was appended.
 func (h *Head) End() { h.mu.Unlock() }
+
+// Times returns the oldest and the newest time of all samples, ms; without any the first is the larger one.
+func (h *Head) Times() (mint, maxt int64) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.mint, h.maxt
+}
 
 // Len is the number of series. For the appender.
 func (h *Head) Len() int { return len(h.labels) }

@@ -1,11 +1,13 @@
 package block
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/prometheus/model/labels"
@@ -18,7 +20,7 @@ import (
 
 // Verify reads every file of the block that e describes and returns what is wrong with it: a missing file, a size or a
 // hash that differs. deep also downloads the block into a folder below scratch and reads every series and chunk: order of
-// labels and chunks, CRC of each chunk, and the counts that the catalogue promises.
+// labels and chunks, CRC of each chunk, the counts that the catalogue promises, and whether the header is that of the index.
 func Verify(ctx context.Context, bkt objstore.BucketReader, e *schema.BlockEntry, deep bool, scratch string) []error {
 	if !deep {
 		var errs []error
@@ -40,6 +42,9 @@ func Verify(ctx context.Context, bkt objstore.BucketReader, e *schema.BlockEntry
 	if err := Download(ctx, bkt, e.Tenant, e.ID, e.Files, dir); err != nil {
 		return []error{err}
 	}
+	if err := verifyHeader(dir, e); err != nil {
+		return []error{err}
+	}
 	series, samples, err := Walk(ctx, dir)
 	if err != nil {
 		return []error{fmt.Errorf("read block %s of tenant %s: %w", e.ID, e.Tenant, err)}
@@ -47,6 +52,35 @@ func Verify(ctx context.Context, bkt objstore.BucketReader, e *schema.BlockEntry
 	if series != e.Series || samples != e.Samples {
 		return []error{fmt.Errorf("block %s of tenant %s holds %d series and %d samples, the catalogue says %d and %d: %w",
 			e.ID, e.Tenant, series, samples, e.Series, e.Samples, ErrCorrupt)}
+	}
+	return nil
+}
+
+// verifyHeader holds the header of the block in dir, if it has one, against its index.
+func verifyHeader(dir string, e *schema.BlockEntry) error {
+	var index *schema.BlockFile
+	has := false
+	for i, f := range e.Files {
+		switch f.Path {
+		case schema.IndexFile:
+			index = &e.Files[i]
+		case schema.HeaderFile:
+			has = true
+		}
+	}
+	if !has || index == nil {
+		return nil
+	}
+	is, err := os.ReadFile(filepath.Join(dir, schema.HeaderFile))
+	if err != nil {
+		return fmt.Errorf("verify header of block %s: %w", e.ID, err)
+	}
+	should, err := LocalHeader(dir, *index)
+	if err != nil {
+		return fmt.Errorf("verify header of block %s of tenant %s: %w", e.ID, e.Tenant, err)
+	}
+	if !bytes.Equal(is, should) {
+		return fmt.Errorf("header of block %s of tenant %s is not that of its index: %w", e.ID, e.Tenant, ErrCorrupt)
 	}
 	return nil
 }

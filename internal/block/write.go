@@ -146,6 +146,15 @@ func Finish(dir string, c Contents, origin schema.BlockOrigin, source string, le
 	if len(sources) == 0 {
 		meta.Compaction.Sources = []ulid.ULID{meta.ULID}
 	}
+	// After the ID: the header follows from the index, and a block has the same ID without it.
+	header, err := writeHeader(dir, files)
+	if err != nil {
+		return nil, "", fmt.Errorf("write header of the index: %w", err)
+	}
+	if header != nil {
+		meta.Thanos.Files = append(slices.Clone(files), *header)
+		slices.SortFunc(meta.Thanos.Files, comparePaths)
+	}
 	raw, err := json.MarshalIndent(meta, "", "\t")
 	if err != nil {
 		return nil, "", fmt.Errorf("encode meta.json: %w", err)
@@ -165,7 +174,7 @@ func Finish(dir string, c Contents, origin schema.BlockOrigin, source string, le
 
 // deriveID makes the ULID: the log time of the end of the block's range, and 80 bits of a hash over everything else that
 // makes the block what it is: origin (topic ID, partition, offsets, tenant), sample range, sources, and size and hash of
-// each file. Two writers can therefore never put different files under one ID.
+// each file but the header. Two writers can therefore never put different files under one ID.
 func deriveID(meta *schema.BlockMeta) (ulid.ULID, error) {
 	h := sha256.New()
 	err := json.NewEncoder(h).Encode([]any{
@@ -202,9 +211,11 @@ func hashFiles(dir string) ([]schema.BlockFile, error) {
 		})
 		return nil
 	})
-	slices.SortFunc(files, func(a, b schema.BlockFile) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(files, comparePaths)
 	return files, err
 }
+
+func comparePaths(a, b schema.BlockFile) int { return strings.Compare(a.Path, b.Path) }
 
 func hashFile(path string) (size int64, sum string, err error) {
 	f, err := os.Open(path)

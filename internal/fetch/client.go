@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/cardinality"
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -65,6 +66,7 @@ func NewClient(baseURL string, hc *http.Client, silence time.Duration) *Client {
 var (
 	_ Source = (*Client)(nil)
 	_ Blocks = (*Client)(nil)
+	_ Times  = (*Client)(nil)
 )
 
 // Querier returns a querier that sends the asks with each of its calls; it talks to nobody before the first of them. So
@@ -76,6 +78,23 @@ func (c *Client) Querier(ctx context.Context, tenant schema.Tenant, mint, maxt i
 	}
 	return &querier{client: c, head: head}, nil
 }
+
+// Held asks for the times of what is held. A member that does not know the question may hold anything.
+func (c *Client) Held(ctx context.Context, tenant schema.Tenant, asks []Ask) ([]Interval, Applied, error) {
+	req := request{Tenant: tenant, Asks: asks}
+	if deadline, ok := ctx.Deadline(); ok {
+		req.Patience = max(time.Until(deadline), 1)
+	}
+	var held []Interval
+	applied, err := c.call(ctx, pathHeld, &req, &held)
+	if errors.Is(err, errUnknownCall) {
+		return []Interval{Always}, nil, nil
+	}
+	return held, applied, err
+}
+
+// errUnknownCall is what a member of an older version says.
+var errUnknownCall = errors.New("member does not know the call")
 
 // BlockQuerier returns a querier of blocks; as Querier's, it talks to nobody before its first call.
 func (c *Client) BlockQuerier(_ context.Context, tenant schema.Tenant, mint, maxt int64, ids []ulid.ULID) (storage.Querier, error) {
@@ -158,6 +177,7 @@ func (w *watched) Close() error {
 
 // post sends req and returns the answer, whose status is 200.
 func (c *Client) post(ctx context.Context, path string, req *request) (_ *answer, err error) {
+	req.Trace = trace.From(ctx) != nil
 	body, err := json.Marshal(req)
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
@@ -184,6 +204,9 @@ func (c *Client) post(ctx context.Context, path string, req *request) (_ *answer
 		return &answer{resp, ctx, cancel}, nil
 	}
 	defer resp.Body.Close()
+	if path == pathHeld && resp.StatusCode == http.StatusNotFound {
+		return nil, errUnknownCall
+	}
 	var packed wireError
 	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
 	if err != nil {
@@ -206,10 +229,11 @@ func (c *Client) call(ctx context.Context, path string, req *request, into any) 
 	if err := readEnvelope(a.Body, &packed); err != nil {
 		return nil, a.explain(fmt.Errorf("read answer of %s%s: %w", c.base, path, err))
 	}
+	limit := trace.Current(ctx).Attach(packed.Trace)
 	if packed.Error != nil {
 		return nil, packed.Error.unpack()
 	}
-	return packed.Applied, nil
+	return packed.Applied, limit
 }
 
 // querier is the querier of a Client.
@@ -292,7 +316,7 @@ func (q *querier) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, s := range q.open {
-		s.answer.close()
+		s.close()
 	}
 	q.open = nil
 	return nil

@@ -15,7 +15,8 @@
 // Select answers in frames (length, checksum, ChunkedReadResponse, as in remote read); a frame without a byte is a sign
 // of life. The first other frame says how far the log is applied (its field 15, which other readers of the format pass
 // over, is a streamHead as JSON). Then come series in the order of their labels, each in one or more frames, query_index
-// being the place of its block in the request (0 for partitions). The trailer says how it ended: without it the answer
+// being the place of its block in the request (0 for partitions). Who asks for a trace gets it in one more frame (its field
+// 14, a streamTail as JSON). The trailer says how it ended: without it the answer
 // was cut. All other calls answer with one envelope as JSON, whose error must be looked at first; the signs of life are
 // line breaks before it, and the line after it is its checksum (CRC-32C in hexadecimal). In the types of chunks stands, above
 // the encoding, what their first histogram says about counter resets (pack.go).
@@ -25,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -61,6 +63,22 @@ type Source interface {
 	Metadata(ctx context.Context, tenant schema.Tenant, metric string) (map[string][]metadata.Metadata, error)
 	// Cardinality counts the tenant's series in the asked partitions.
 	Cardinality(ctx context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error)
+}
+
+// Interval is a time range, both ends inclusive, ms.
+type Interval struct {
+	Mint int64 `json:"mint"`
+	Maxt int64 `json:"maxt"`
+}
+
+// Always is the interval that leaves nothing out.
+var Always = Interval{math.MinInt64, math.MaxInt64}
+
+// Times is a Source that knows of which times it holds samples.
+type Times interface {
+	// Held returns intervals outside of which the asked partitions hold nothing of the tenant as of now; none = they hold
+	// nothing at all. Errors and ctx are those of Querier.
+	Held(ctx context.Context, tenant schema.Tenant, asks []Ask) ([]Interval, Applied, error)
 }
 
 // Blocks answers for blocks of the bucket. The reader is one; Client is the same over HTTP.

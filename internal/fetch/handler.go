@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"sluice/internal/cardinality"
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -38,6 +39,7 @@ func Handler(cfg HandlerConfig, logger *slog.Logger) http.Handler {
 	mux.HandleFunc("POST "+pathExemplars, h.answer(h.exemplars))
 	mux.HandleFunc("POST "+pathMetadata, h.answer(h.metadata))
 	mux.HandleFunc("POST "+pathCardinality, h.answer(h.cardinality))
+	mux.HandleFunc("POST "+pathHeld, h.answer(h.held))
 	return mux
 }
 
@@ -71,19 +73,31 @@ func (h *handler) answer(serve func(*http.Request, *request) (envelope, error)) 
 		}
 		w.Header().Set("Content-Type", contentTypeJSON)
 		life := newLifeline(w, h.cfg.KeepAlive, []byte("\n"))
+		r, part := followed(r, req)
 		packed, err := func() (envelope, error) {
 			defer life.close() // whatever panics
 			return serve(r, req)
 		}()
+		part.Root().End(err)
+		packed.Trace = part.Report()
 		switch begun := life.close(); {
 		case err != nil && !begun:
 			refuse(w, err)
 			return
 		case err != nil:
-			packed = envelope{Error: packError(err)}
+			packed = envelope{Error: packError(err), Trace: packed.Trace}
 		}
 		writeEnvelope(w, packed)
 	}
+}
+
+// followed makes the work for a caller who wants to know of it be followed.
+func followed(r *http.Request, req *request) (*http.Request, *trace.Query) {
+	if !req.Trace {
+		return r, nil
+	}
+	part := trace.NewPart("there")
+	return r.WithContext(trace.With(r.Context(), part)), part
 }
 
 // querier opens what req asks for and hands it to use with the matchers of req.
@@ -184,6 +198,24 @@ func (h *handler) cardinality(r *http.Request, req *request) (envelope, error) {
 	return envelope{Answer: found}, err
 }
 
+func (h *handler) held(r *http.Request, req *request) (envelope, error) {
+	if err := h.lacks(req); err != nil {
+		return envelope{}, err
+	}
+	times, ok := h.cfg.Source.(Times)
+	if !ok {
+		return envelope{Answer: []Interval{Always}}, nil
+	}
+	ctx := r.Context()
+	if req.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, req.Patience)
+		defer cancel()
+	}
+	held, applied, err := times.Held(ctx, req.Tenant, req.Asks)
+	return envelope{Applied: applied, Answer: held}, err
+}
+
 // selectSeries streams the series. What goes wrong before the head is out is an ordinary answer with a status, what goes
 // wrong later is told in the trailer.
 func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
@@ -196,6 +228,7 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Trailer", trailerEnd)
 	life := newLifeline(w, h.cfg.KeepAlive, emptyFrame)
 	defer life.close()
+	r, part := followed(r, req)
 	var last end
 	err = h.querier(r, req, func(q storage.Querier, ms []*labels.Matcher) error {
 		hints := req.Hints.unpack()
@@ -203,7 +236,7 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 		if err := set.prime(); err != nil {
 			return err
 		}
-		head, err := streamHead{Applied: AppliedOf(q)}.frame()
+		head, err := frameOf(headTag, streamHead{Applied: AppliedOf(q)})
 		if err != nil {
 			return err
 		}
@@ -214,6 +247,9 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 		last.notes = packNotes(warnings)
 		return err
 	})
+	if part.Root().End(err); err == nil && part != nil {
+		err = writeTail(life, part)
+	}
 	if begun := life.close(); err != nil && !begun {
 		refuse(w, err)
 		return
@@ -223,6 +259,18 @@ func (h *handler) selectSeries(w http.ResponseWriter, r *http.Request) {
 		last = end{Error: packError(err)}
 	}
 	w.Header().Set(trailerEnd, header(last))
+}
+
+// writeTail tells the caller what was done for it.
+func writeTail(life *lifeline, part *trace.Query) error {
+	tail, err := frameOf(tailTag, streamTail{Trace: part.Report()})
+	if err != nil {
+		return err
+	}
+	if err := life.Frame(tail); err != nil {
+		return fmt.Errorf("write tail: %w", err)
+	}
+	return nil
 }
 
 // primed is a set whose first series has been asked for already, so that its error is known before the answer starts.

@@ -22,6 +22,7 @@ import (
 
 	"sluice/internal/cardinality"
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -374,18 +375,24 @@ func TestAnswersThatLie(t *testing.T) {
 }
 
 func FuzzHead(f *testing.F) {
-	whole, err := streamHead{Applied{1: 2}}.frame()
+	whole, err := frameOf(headTag, streamHead{Applied{1: 2}})
 	require.NoError(f, err)
 	f.Add(whole)
+	part := trace.NewPart("there")
+	require.NoError(f, part.Root().Add(trace.PageHits, 5))
+	tail, err := frameOf(tailTag, streamTail{part.Report()})
+	require.NoError(f, err)
+	f.Add(tail)
 	f.Add([]byte{headTag, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, ok, err := parseHead(b)
-		if ok && err == nil && len(h.Applied) > 0 {
-			again, err := h.frame()
+		s := &stream{span: trace.New("query", nil).Root()}
+		if ok, err := s.aside(b); ok && err == nil && len(s.head.Applied) > 0 {
+			again, err := frameOf(headTag, s.head)
 			require.NoError(t, err)
-			back, _, err := parseHead(again)
+			var back streamHead
+			_, err = parseFrame(again, headTag, &back)
 			require.NoError(t, err)
-			require.Equal(t, h, back)
+			require.Equal(t, s.head, back)
 		}
 	})
 }

@@ -3,12 +3,14 @@ package fetch
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -19,6 +21,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 )
 
 const (
@@ -37,6 +40,8 @@ type stream struct {
 	blocks     int // how many were asked for; 0 = partitions
 	mint, maxt int64
 
+	span     *trace.Span  // counts what arrives; may be nil
+	held     atomic.Int64 // bytes that were counted as memory
 	head     streamHead
 	ahead    []storage.Series // read already, not yet given out
 	cur      storage.Series
@@ -56,7 +61,7 @@ type frame struct {
 
 func newStream(a *answer, blocks int, mint, maxt int64) *stream {
 	body := bufio.NewReaderSize(a.Body, 1<<15)
-	return &stream{answer: a, frames: remote.NewChunkedReader(body, maxFrameLimit, nil), blocks: blocks, mint: mint, maxt: maxt}
+	return &stream{answer: a, span: trace.Current(a.ctx), frames: remote.NewChunkedReader(body, maxFrameLimit, nil), blocks: blocks, mint: mint, maxt: maxt}
 }
 
 // begin waits for the first series.
@@ -76,6 +81,34 @@ func (s *stream) readAhead(limit int64) {
 	}
 }
 
+// aside takes a frame that holds no series.
+func (s *stream) aside(b []byte) (ok bool, err error) {
+	if ok, err = parseFrame(b, headTag, &s.head); ok {
+		return true, err
+	}
+	var tail streamTail
+	if ok, err = parseFrame(b, tailTag, &tail); ok && err == nil {
+		err = s.span.Attach(tail.Trace)
+	}
+	return ok, err
+}
+
+// count counts the frame of a series.
+func (s *stream) count(bytes int, chunks []prompb.Chunk) error {
+	size := 0
+	for i := range chunks {
+		size += len(chunks[i].Data)
+	}
+	s.held.Add(int64(bytes))
+	return cmp.Or(s.span.Add(trace.Memory, int64(bytes)), s.span.Add(trace.Chunks, int64(len(chunks))), s.span.Add(trace.ChunkBytes, int64(size)))
+}
+
+// close lets go of what came.
+func (s *stream) close() {
+	s.answer.close()
+	_ = s.span.Add(trace.Memory, -s.held.Swap(0)) // less passes no limit
+}
+
 // frame reads up to the next frame of a series; nil at the proper end and after an error.
 func (s *stream) frame() *frame {
 	for !s.done {
@@ -88,12 +121,10 @@ func (s *stream) frame() *frame {
 			continue // a sign of life
 		}
 		s.taken += int64(len(b))
-		if head, ok, err := parseHead(b); ok {
-			s.head = head
-			if err != nil {
-				s.finish(err)
-				return nil
-			}
+		if ok, err := s.aside(b); err != nil {
+			s.finish(err)
+			return nil
+		} else if ok {
 			continue
 		}
 		var resp prompb.ChunkedReadResponse
@@ -105,7 +136,12 @@ func (s *stream) frame() *frame {
 		case resp.QueryIndex < 0 || resp.QueryIndex >= int64(max(s.blocks, 1)):
 			s.finish(fmt.Errorf("frame is of block %d of %d", resp.QueryIndex, s.blocks))
 		default:
-			return &frame{resp.ChunkedSeries[0], int(resp.QueryIndex)}
+			f := &frame{resp.ChunkedSeries[0], int(resp.QueryIndex)}
+			if err := s.count(len(b), f.Chunks); err != nil {
+				s.finish(err)
+				return nil
+			}
+			return f
 		}
 	}
 	return nil
@@ -123,6 +159,8 @@ func (s *stream) finish(err error) {
 		s.err = fmt.Errorf("%w: its end cannot be read", errCut)
 	case last.Error != nil:
 		s.err = last.Error.unpack()
+	case trace.IsLimit(err): // our own, and no fault of the other side
+		s.err = err
 	case !errors.Is(err, io.EOF) || trailer == "":
 		s.err = fmt.Errorf("%w: %v", errCut, err)
 	}
@@ -146,6 +184,10 @@ func (s *stream) read() storage.Series {
 		return nil
 	}
 	s.last = ls
+	if err := s.span.Add(trace.Series, 1); err != nil {
+		s.finish(err)
+		return nil
+	}
 	var parts []storage.Series
 	for s.next != nil && slices.EqualFunc(s.next.Labels, first.Labels, sameLabel) {
 		part := &series{labels: ls, mint: s.mint, maxt: s.maxt, chunks: s.next.Chunks}

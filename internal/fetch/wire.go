@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"sluice/internal/trace"
 	"sluice/schema"
 )
 
@@ -31,6 +32,7 @@ const (
 	pathExemplars   = "/fetch/exemplars"
 	pathMetadata    = "/fetch/metadata"
 	pathCardinality = "/fetch/cardinality"
+	pathHeld        = "/fetch/held"
 )
 
 const (
@@ -61,6 +63,7 @@ type request struct {
 	Matchers []matcher   `json:"matchers,omitempty"`
 	Sets     [][]matcher `json:"sets,omitempty"`   // exemplars
 	Hints    *selectHint `json:"hints,omitempty"`  // select
+	Trace    bool        `json:"trace,omitempty"`  // the answer shall say where its time and bytes went
 	Name     string      `json:"name,omitempty"`   // label values
 	Limit    int         `json:"limit,omitempty"`  // label names and values
 	Metric   string      `json:"metric,omitempty"` // metadata
@@ -92,43 +95,53 @@ type selectHint struct {
 	DisableTrimming bool     `json:"disable_trimming,omitempty"`
 }
 
-// headTag is the key of field 15, length-delimited: what a frame with a streamHead begins with.
-const headTag = 15<<3 | 2
+// headTag and tailTag are the keys of fields 15 and 14, length-delimited: what a frame with a streamHead, or with a
+// streamTail, begins with.
+const (
+	headTag = 15<<3 | 2
+	tailTag = 14<<3 | 2
+)
 
 // streamHead is what is known before the first series.
 type streamHead struct {
 	Applied Applied `json:"applied,omitempty"`
 }
 
-// frame returns h as the payload of a frame.
-func (h streamHead) frame() ([]byte, error) {
-	b, err := json.Marshal(h)
-	if err != nil {
-		return nil, fmt.Errorf("encode head: %w", err)
-	}
-	return append(binary.AppendUvarint([]byte{headTag}, uint64(len(b))), b...), nil
+// streamTail is what is known after the last one. Only who asks for it gets it.
+type streamTail struct {
+	Trace *trace.Report `json:"trace,omitempty"`
 }
 
-// parseHead is frame's inverse; false for a frame that holds no head.
-func parseHead(b []byte) (h streamHead, ok bool, _ error) {
-	if len(b) == 0 || b[0] != headTag {
-		return h, false, nil
+// frameOf returns v as the payload of a frame.
+func frameOf(tag byte, v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode head or tail of the stream: %w", err)
+	}
+	return append(binary.AppendUvarint([]byte{tag}, uint64(len(b))), b...), nil
+}
+
+// parseFrame is frameOf's inverse; false for a frame that is something else.
+func parseFrame(b []byte, tag byte, v any) (ok bool, _ error) {
+	if len(b) == 0 || b[0] != tag {
+		return false, nil
 	}
 	n, size := binary.Uvarint(b[1:])
 	if size <= 0 || n != uint64(len(b)-1-size) {
-		return h, true, errors.New("head of the stream has another length than it says")
+		return true, errors.New("head or tail of the stream has another length than it says")
 	}
-	if err := json.Unmarshal(b[1+size:], &h); err != nil {
-		return h, true, fmt.Errorf("decode head of the stream: %w", err)
+	if err := json.Unmarshal(b[1+size:], v); err != nil {
+		return true, fmt.Errorf("decode head or tail of the stream: %w", err)
 	}
-	return h, true, nil
+	return true, nil
 }
 
 // envelope holds the answer of every call but select.
 type envelope struct {
-	Error   *wireError `json:"error,omitempty"`
-	Applied Applied    `json:"applied,omitempty"`
-	Answer  any        `json:"answer,omitempty"`
+	Error   *wireError    `json:"error,omitempty"`
+	Applied Applied       `json:"applied,omitempty"`
+	Trace   *trace.Report `json:"trace,omitempty"`
+	Answer  any           `json:"answer,omitempty"`
 }
 
 // writeEnvelope writes it with its checksum in a second line. The caller sees when it is cut short.

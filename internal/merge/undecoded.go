@@ -2,6 +2,7 @@ package merge
 
 import (
 	"bytes"
+	"math"
 	"slices"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -83,108 +84,130 @@ func (c Chunk) same(o Chunk) bool {
 		c.Encoding == o.Encoding && bytes.Equal(c.Data, o.Data)
 }
 
-// Bounded is a series over chunks that are in memory, in the order of their times and without overlaps, with those of
-// their samples that are in [from, to] (ms, both inclusive).
-func Bounded(lset labels.Labels, metas []chunks.Meta, from, to int64) *BoundedSeries {
-	return &BoundedSeries{lset, metas, from, to}
-}
+// OfChunks is a series over chunks as Undecoded.AppendChunks gives them.
+func OfChunks(lset labels.Labels, parts []Chunk) *ChunksSeries { return &ChunksSeries{lset, parts} }
 
-// BoundedSeries is a part of a series. It is Undecoded.
-type BoundedSeries struct {
-	labels   labels.Labels
-	metas    []chunks.Meta
-	from, to int64
+// ChunksSeries is a series that has nothing but chunks. It is Undecoded.
+type ChunksSeries struct {
+	labels labels.Labels
+	parts  []Chunk
 }
 
 // Labels of the series.
-func (b *BoundedSeries) Labels() labels.Labels { return b.labels }
+func (s *ChunksSeries) Labels() labels.Labels { return s.labels }
 
 // AppendChunks implements Undecoded.
-func (b *BoundedSeries) AppendChunks(out []Chunk) (_ []Chunk, ok bool) {
-	return AppendMetas(out, b.metas, b.from, b.to), true
+func (s *ChunksSeries) AppendChunks(out []Chunk) (_ []Chunk, ok bool) {
+	return append(out, s.parts...), true
 }
 
 // Chunks gives the chunks whole, for passing on: whoever reads them must leave out what is out of bounds.
-func (b *BoundedSeries) Chunks(chunks.Iterator) chunks.Iterator {
-	return storage.NewListChunkSeriesIterator(b.metas...)
+func (s *ChunksSeries) Chunks(chunks.Iterator) chunks.Iterator {
+	metas := make([]chunks.Meta, len(s.parts))
+	for i, p := range s.parts {
+		c, err := chunkenc.FromData(p.Encoding, p.Data)
+		if err != nil {
+			return failedChunks{err}
+		}
+		metas[i] = chunks.Meta{Chunk: c, MinTime: p.MinTime, MaxTime: p.MaxTime}
+	}
+	return storage.NewListChunkSeriesIterator(metas...)
 }
 
+// failedChunks has an error and no chunk.
+type failedChunks struct{ err error }
+
+func (failedChunks) Next() bool      { return false }
+func (failedChunks) At() chunks.Meta { return chunks.Meta{} }
+func (f failedChunks) Err() error    { return f.err }
+
 // Iterator walks the samples within the bounds.
-func (b *BoundedSeries) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
-	i, ok := it.(*boundedIterator)
+func (s *ChunksSeries) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
+	i, ok := it.(*partIterator)
 	if !ok {
-		i = &boundedIterator{}
+		i = &partIterator{}
 	}
-	*i = boundedIterator{Iterator: nothing, reuse: i.reuse, series: b}
+	*i = partIterator{Iterator: chunkenc.NewNopIterator(), reuse: i.reuse, parts: s.parts}
 	return i
 }
 
-var nothing = chunkenc.NewNopIterator()
-
-// boundedIterator reads chunk after chunk.
-type boundedIterator struct {
-	chunkenc.Iterator // of the chunk before next
+// partIterator reads chunk after chunk.
+type partIterator struct {
+	chunkenc.Iterator // of the chunk cur
 	reuse             chunkenc.Iterator
-	series            *BoundedSeries
-	next              int
+	parts             []Chunk // cur and those behind it
+	begun             bool    // cur is open
 	typ               chunkenc.ValueType
+	err               error
 }
 
-// open goes on to the next chunk; false when there is none.
-func (i *boundedIterator) open() bool {
-	if i.Err() != nil || i.next == len(i.series.metas) || i.series.metas[i.next].MinTime > i.series.to {
-		return false
+// open goes on to the next chunk that has samples at or after t; false when there is none.
+func (i *partIterator) open(t int64) bool {
+	if i.err = i.Iterator.Err(); i.err != nil {
+		return i.end()
 	}
-	i.reuse = i.series.metas[i.next].Chunk.Iterator(i.reuse)
-	i.Iterator = i.reuse
-	i.next++
+	if i.begun {
+		i.parts = i.parts[1:]
+	}
+	for len(i.parts) > 0 && min(i.parts[0].MaxTime, i.parts[0].To) < t {
+		i.parts = i.parts[1:]
+	}
+	if len(i.parts) == 0 {
+		return i.end()
+	}
+	c, err := chunkenc.FromData(i.parts[0].Encoding, i.parts[0].Data)
+	if i.err = err; err != nil {
+		return i.end()
+	}
+	i.reuse = c.Iterator(i.reuse)
+	i.Iterator, i.begun = i.reuse, true
 	return true
 }
 
-func (i *boundedIterator) Next() chunkenc.ValueType {
+// end makes the iterator one that has come to its end, or to an error.
+func (i *partIterator) end() bool {
+	i.Iterator, i.parts, i.begun, i.typ = chunkenc.NewNopIterator(), nil, false, chunkenc.ValNone
+	return false
+}
+
+func (i *partIterator) Next() chunkenc.ValueType {
 	for {
-		for i.typ = i.Iterator.Next(); i.typ != chunkenc.ValNone; i.typ = i.Iterator.Next() {
-			switch t := i.AtT(); {
-			case t > i.series.to:
-				return i.end()
-			case t >= i.series.from:
-				return i.typ
+		if i.begun {
+			for i.typ = i.Iterator.Next(); i.typ != chunkenc.ValNone; i.typ = i.Iterator.Next() {
+				t := i.AtT()
+				if t > i.parts[0].To {
+					break
+				}
+				if t >= i.parts[0].From {
+					return i.typ
+				}
 			}
 		}
-		if !i.open() {
+		if !i.open(math.MinInt64) {
 			return chunkenc.ValNone
 		}
 	}
 }
 
-// end makes the iterator one that has come to its end.
-func (i *boundedIterator) end() chunkenc.ValueType {
-	i.Iterator, i.next, i.typ = nothing, len(i.series.metas), chunkenc.ValNone
-	return chunkenc.ValNone
-}
-
-func (i *boundedIterator) Seek(t int64) chunkenc.ValueType {
+func (i *partIterator) Seek(t int64) chunkenc.ValueType {
 	if i.typ != chunkenc.ValNone && i.AtT() >= t {
 		return i.typ
 	}
-	for t = max(t, i.series.from); ; {
-		if i.next > 0 && t <= i.series.metas[i.next-1].MaxTime {
-			if i.typ = i.Iterator.Seek(t); i.typ != chunkenc.ValNone {
-				if i.AtT() > i.series.to {
-					return i.end()
-				}
+	for {
+		if i.begun && min(i.parts[0].MaxTime, i.parts[0].To) >= t {
+			if i.typ = i.Iterator.Seek(max(t, i.parts[0].From)); i.typ != chunkenc.ValNone && i.AtT() <= i.parts[0].To {
 				return i.typ
 			}
 		}
-		for i.next < len(i.series.metas) && i.series.metas[i.next].MaxTime < t {
-			i.next++ // nothing of it is wanted
-		}
-		if !i.open() {
-			if i.Err() == nil {
-				i.end()
-			}
-			i.typ = chunkenc.ValNone
+		if !i.open(t) {
 			return chunkenc.ValNone
 		}
 	}
+}
+
+func (i *partIterator) Err() error {
+	if i.err != nil {
+		return i.err
+	}
+	return i.Iterator.Err()
 }

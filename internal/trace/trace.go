@@ -7,8 +7,10 @@ package trace
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,24 +81,38 @@ type Limit struct {
 
 // Query is what is known of one query. All methods may be called at the same time, and on a nil Query.
 type Query struct {
-	counts [counters]atomic.Int64
-	peak   atomic.Int64 // of Memory
-	limits [counters]Limit
-	root   Span
-	spans  atomic.Int64
-	share  share // of the process' memory
+	counts   [counters]atomic.Int64
+	peak     atomic.Int64 // of Memory
+	limits   [counters]Limit
+	root     Span
+	spans    atomic.Int64
+	maxSpans int64
+	share    share // of the process' memory
 }
 
-// maxSpans bounds what is remembered of one query; what comes after counts for the totals only.
-const maxSpans = 2000
+const (
+	// maxSpans bounds what is remembered of one query; what comes after counts for the totals only.
+	maxSpans = 2000
+	// maxPartSpans is the same for what another process did for it, which has to travel.
+	maxPartSpans = 200
+	// maxText is how many bytes of an error or of a value in words are kept.
+	maxText = 300
+)
 
 // New begins to follow a query.
 func New(name string, limits map[Counter]Limit) *Query {
-	q := &Query{}
+	q := &Query{maxSpans: maxSpans}
 	for c, l := range limits {
 		q.limits[c] = l
 	}
 	q.root = Span{query: q, name: name, start: time.Now()}
+	return q
+}
+
+// NewPart begins to follow what this process does for a query of another one, which gets the Report.
+func NewPart(name string) *Query {
+	q := New(name, nil)
+	q.maxSpans = maxPartSpans
 	return q
 }
 
@@ -126,14 +142,23 @@ func (q *Query) add(c Counter, n int64) error {
 		for peak := q.peak.Load(); total > peak && !q.peak.CompareAndSwap(peak, total); peak = q.peak.Load() {
 		}
 		if err := q.share.take(n); err != nil {
-			return err
+			return limitError{err}
 		}
 	}
 	if l := &q.limits[c]; l.Max > 0 && total > l.Max && n > 0 {
-		return schema.NewError(l.ID, http.StatusUnprocessableEntity, "query needs %d %s or more, above the limit of %d (%s)", total, c.noun(), l.Max, l.Name)
+		return limitError{schema.NewError(l.ID, http.StatusUnprocessableEntity, "query needs %d %s or more, above the limit of %d (%s)", total, c.noun(), l.Max, l.Name)}
 	}
 	return nil
 }
+
+// limitError says that the query of this process passed a limit.
+type limitError struct{ err error }
+
+func (e limitError) Error() string { return e.err.Error() }
+func (e limitError) Unwrap() error { return e.err }
+
+// IsLimit says whether err is, or wraps, the error of a count of this process: then there is nobody else to ask.
+func IsLimit(err error) bool { return errors.As(err, new(limitError)) }
 
 func (c Counter) noun() string {
 	switch c {
@@ -195,6 +220,7 @@ type Span struct {
 	name   string
 	start  time.Time
 	counts [counters]atomic.Int64
+	busy   atomic.Int64 // ns
 
 	mu       sync.Mutex // guards what follows
 	took     time.Duration
@@ -214,7 +240,7 @@ func (s *Span) Child(name string) *Span {
 	child := &Span{query: s.query, name: name, start: time.Now()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.query.spans.Add(1) > maxSpans {
+	if s.query.spans.Add(1) > s.query.maxSpans {
 		s.dropped++ // it counts for the query all the same
 	} else {
 		s.children = append(s.children, child)
@@ -238,6 +264,9 @@ func (s *Span) Set(key string, value any) {
 	if s == nil {
 		return
 	}
+	if text, ok := value.(string); ok {
+		value = cut(text)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.values == nil {
@@ -246,17 +275,33 @@ func (s *Span) Set(key string, value any) {
 	s.values[key] = value
 }
 
-// Attach adds what another process did for this span, and its counts (but for Memory, which is over there) to the query's.
+// Busy notes that the span worked from since until now. A span that is read from bit by bit says so what of its time was its own.
+func (s *Span) Busy(since time.Time) {
+	if s != nil {
+		s.busy.Add(int64(time.Since(since)))
+	}
+}
+
+// Attach adds what another process did for this span, and to the query's counts what is counted where it is done. Series,
+// chunks and their bytes are counted by whoever they arrive at, and memory is over there.
 func (s *Span) Attach(r *Report) error {
 	if s == nil || r == nil {
 		return nil
+	}
+	if n := r.size(); s.query.spans.Add(n) > s.query.maxSpans {
+		s.query.spans.Add(1 - n)
+		r = &Report{Name: r.Name, Seconds: r.Seconds, Error: r.Error, Total: r.Total, Dropped: int(n) - 1}
 	}
 	s.mu.Lock()
 	s.remote = append(s.remote, r)
 	s.mu.Unlock()
 	var first error
 	for c, n := range r.Total {
-		if Counter(c) != Memory && n > 0 {
+		switch Counter(c) {
+		case Series, Chunks, ChunkBytes, Memory:
+			continue
+		}
+		if n > 0 {
 			if err := s.query.add(Counter(c), n); err != nil && first == nil {
 				first = err
 			}
@@ -277,8 +322,16 @@ func (s *Span) End(err error) {
 	}
 	s.ended, s.took = true, time.Since(s.start)
 	if err != nil {
-		s.err = err.Error()
+		s.err = cut(err.Error())
 	}
+}
+
+// cut keeps texts short.
+func cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText], "") + "…"
 }
 
 // Report is a span as it is shown and sent: times in seconds, Start from the start of the whole.
@@ -286,10 +339,11 @@ type Report struct {
 	Name     string         `json:"name"`
 	Start    float64        `json:"start"`
 	Seconds  float64        `json:"seconds"`
+	Busy     float64        `json:"busy,omitempty"`    // of Seconds, those in which it worked, where it says so
 	Running  bool           `json:"running,omitempty"` // not ended when this was written
 	Error    string         `json:"error,omitempty"`
 	Values   map[string]any `json:"values,omitempty"`
-	Counts   Counts         `json:"counts"`            // of this span alone
+	Counts   Counts         `json:"counts,omitzero"`   // of this span alone
 	Total    Counts         `json:"total,omitzero"`    // of the whole, in the topmost
 	Dropped  int            `json:"dropped,omitempty"` // spans that were too many
 	Children []*Report      `json:"children,omitempty"`
@@ -310,7 +364,7 @@ func (s *Span) report(origin time.Time) *Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := &Report{
-		Name: s.name, Start: s.start.Sub(origin).Seconds(), Seconds: s.took.Seconds(), Running: !s.ended, Error: s.err,
+		Name: s.name, Start: s.start.Sub(origin).Seconds(), Seconds: s.took.Seconds(), Busy: time.Duration(s.busy.Load()).Seconds(), Running: !s.ended, Error: s.err,
 		Values: maps.Clone(s.values), Dropped: s.dropped,
 	}
 	if !s.ended {
@@ -324,4 +378,27 @@ func (s *Span) report(origin time.Time) *Report {
 	}
 	r.Children = append(r.Children, s.remote...)
 	return r
+}
+
+// size is the number of spans.
+func (r *Report) size() int64 {
+	n := int64(1)
+	for _, child := range r.Children {
+		n += child.size()
+	}
+	return n
+}
+
+// SecondsOf returns how long the spans of that name took together, this one and all below; those side by side add up.
+func (r *Report) SecondsOf(name string) (sum float64) {
+	if r == nil {
+		return 0
+	}
+	if r.Name == name {
+		sum = r.Seconds
+	}
+	for _, child := range r.Children {
+		sum += child.SecondsOf(name)
+	}
+	return sum
 }

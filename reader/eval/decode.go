@@ -27,8 +27,9 @@ const staleBits = value.StaleNaN
 
 // samples are those of one series, in the order of their times.
 type samples struct {
-	ts []int64
-	vs []float64
+	ts     []int64
+	vs     []float64
+	padded []byte // scratch space
 }
 
 func (s *samples) reset() { s.ts, s.vs = s.ts[:0], s.vs[:0] }
@@ -72,38 +73,35 @@ func (s *samples) add(c *merge.Chunk, what taking) error {
 	return errNotFloats
 }
 
-// reader reads bits.
+// padding is what stands behind the bytes of a chunk: a sample that begins before their end can be read without looking.
+const padding = 64
+
+// reader reads bits. b has padding behind its end, at end bits.
 type reader struct {
-	b   []byte
-	pos uint // in bits
+	b        []byte
+	pos, end uint // in bits
 }
 
-// peek returns the next 64 bits; behind the end there are zeros.
+// newReader begins at the byte from of data, which is copied for the padding.
+func (s *samples) newReader(data []byte, from int) reader {
+	s.padded = append(append(s.padded[:0], data...), make([]byte, padding)...)
+	return reader{b: s.padded, pos: uint(from) * 8, end: uint(len(data)) * 8}
+}
+
+// peek returns the next 57 bits, and zeros.
 func (r *reader) peek() uint64 {
-	at, off := r.pos>>3, r.pos&7
-	if at+9 <= uint(len(r.b)) {
-		w := r.b[at : at+9 : at+9]
-		return binary.BigEndian.Uint64(w)<<off | uint64(w[8])>>(8-off)
-	}
-	return r.peekEnd(at, off)
-}
-
-func (r *reader) peekEnd(at, off uint) uint64 {
-	var w [9]byte
-	if at < uint(len(r.b)) {
-		copy(w[:], r.b[at:])
-	}
-	return binary.BigEndian.Uint64(w[:])<<off | uint64(w[8])>>(8-off)
+	return binary.BigEndian.Uint64(r.b[r.pos>>3:]) << (r.pos & 7)
 }
 
 // take reads n bits, 1 to 64.
 func (r *reader) take(n uint) uint64 {
-	v := r.peek() >> (64 - n)
+	at, off := r.pos>>3, r.pos&7
+	w := r.b[at : at+9]
 	r.pos += n
-	return v
+	return (binary.BigEndian.Uint64(w)<<off | uint64(w[8])>>(8-off)) >> (64 - n)
 }
 
-func (r *reader) over() bool { return r.pos > uint(len(r.b))*8 }
+func (r *reader) over() bool { return r.pos > r.end }
 
 // varint reads as binary.ReadVarint does.
 func (r *reader) varint() (int64, bool) {
@@ -141,7 +139,7 @@ func (s *samples) xor(data []byte, what taking) error {
 	if left == 0 {
 		return nil
 	}
-	r := reader{b: data, pos: 16}
+	r := s.newReader(data, 2)
 	n := len(s.ts)
 	ts, vs := s.ts[:n+left], s.vs[:n+left]
 	t, ok := r.varint()
@@ -149,79 +147,106 @@ func (s *samples) xor(data []byte, what taking) error {
 	if !ok || r.over() {
 		return errChunkCut
 	}
+	if s.put(ts, vs, &n, t, v, what); left == 1 || t > what.to {
+		s.ts, s.vs = ts[:n], vs[:n]
+		return nil
+	}
+	delta, ok := r.uvarint()
+	if !ok {
+		return errChunkCut
+	}
+	t += int64(delta)
 	var (
-		delta      uint64
-		lead, tail uint8
+		pos, b    = r.pos, r.b
+		tail, num = uint(0), uint(64) // of the window of bits that the last value took
+		w         = r.peek()          // what comes next
 	)
-	for i := 0; ; i++ {
-		if t > what.to {
-			break
-		}
-		ts[n], vs[n] = t, math.Float64frombits(v)
-		if t >= what.from && (v != staleBits || what.stale) {
-			n++
-		}
-		if i+1 == left {
-			break
-		}
-		if i == 0 {
-			if delta, ok = r.uvarint(); !ok {
-				return errChunkCut
+	for i := 1; ; i++ {
+		// The value: w has 57 bits or, behind a time of up to 24 bits, 33.
+		switch {
+		case w>>63 == 0:
+			pos++
+		default:
+			if w>>62 == 2 {
+				pos += 2
+				w <<= 2
+			} else {
+				lead := uint(w << 2 >> 59)
+				num = (uint(w<<7>>58)-1)&63 + 1
+				if lead+num > 64 {
+					return errChunkCut
+				}
+				tail = 64 - lead - num
+				pos += 13
+				w <<= 13
 			}
-		} else if w := r.peek(); w>>62 == 0 { // same delta, same value
-			r.pos += 2
-			if r.over() {
+			if num > 20 {
+				at, off := pos>>3, pos&7
+				if at+9 > uint(len(b)) {
+					return errChunkCut
+				}
+				w = binary.BigEndian.Uint64(b[at:])<<off | uint64(b[at+8])>>(8-off)
+			}
+			pos += num
+			v ^= w >> (64 - num) << tail
+		}
+		if pos > r.end {
+			return errChunkCut
+		}
+		if s.put(ts, vs, &n, t, v, what); i+1 == left || t > what.to {
+			break
+		}
+		// The next time.
+		w = binary.BigEndian.Uint64(b[pos>>3:]) << (pos & 7)
+		for w>>62 == 0 { // same delta, same value
+			pos += 2
+			if pos > r.end {
 				return errChunkCut
 			}
 			t += int64(delta)
-			continue
-		} else {
-			switch bits.LeadingZeros64(^w) {
-			case 0:
-				r.pos++
-			case 1:
-				delta += uint64(signed(w<<2>>50, 14))
-				r.pos += 16
-			case 2:
-				delta += uint64(signed(w<<3>>47, 17))
-				r.pos += 20
-			case 3:
-				delta += uint64(signed(w<<4>>44, 20))
-				r.pos += 24
-			default:
-				r.pos += 4
-				delta += r.take(64)
+			i++
+			if s.put(ts, vs, &n, t, v, what); i+1 == left || t > what.to {
+				s.ts, s.vs = ts[:n], vs[:n]
+				return nil
 			}
+			w = binary.BigEndian.Uint64(b[pos>>3:]) << (pos & 7)
+		}
+		switch bits.LeadingZeros64(^w) {
+		case 0:
+			pos++
+			w <<= 1
+		case 1:
+			delta += uint64(signed(w<<2>>50, 14))
+			pos += 16
+			w <<= 16
+		case 2:
+			delta += uint64(signed(w<<3>>47, 17))
+			pos += 20
+			w <<= 20
+		case 3:
+			delta += uint64(signed(w<<4>>44, 20))
+			pos += 24
+			w <<= 24
+		default:
+			r.pos = pos + 4
+			delta += r.take(64)
+			pos = r.pos
+			w = r.peek()
 		}
 		t += int64(delta)
-		w := r.peek()
-		switch {
-		case w>>63 == 0:
-			r.pos++
-		default:
-			if w>>62 == 2 {
-				r.pos += 2
-			} else {
-				lead = uint8(w << 2 >> 59)
-				size := uint8(w << 7 >> 58)
-				if size == 0 {
-					size = 64
-				}
-				tail = 64 - lead - size
-				r.pos += 13
-			}
-			size := 64 - lead - tail
-			if size-1 > 63 {
-				return errChunkCut
-			}
-			v ^= r.take(uint(size)) << tail
-		}
-		if r.over() {
-			return errChunkCut
-		}
 	}
 	s.ts, s.vs = ts[:n], vs[:n]
 	return nil
+}
+
+// put puts a sample at the place n, if it is to be taken.
+func (s *samples) put(ts []int64, vs []float64, n *int, t int64, v uint64, what taking) {
+	if uint(*n) < uint(len(ts)) && uint(*n) < uint(len(vs)) {
+		ts[*n], vs[*n] = t, math.Float64frombits(v)
+	}
+	if t >= what.from && t <= what.to && (v != staleBits || what.stale) {
+		*n++
+	}
 }
 
 // xor2 decodes chunkenc.EncXOR2: as XOR, with one prefix for time and value, stale markers of a few bits, and, where the
@@ -235,7 +260,7 @@ func (s *samples) xor2(data []byte, what taking) error {
 		return errNotFloats
 	}
 	firstStart, startsFrom := data[2]&0x80 != 0, int(data[2]&0x7f)
-	r := reader{b: data, pos: 24}
+	r := s.newReader(data, 3)
 	n := len(s.ts)
 	ts, vs := s.ts[:n+left], s.vs[:n+left]
 	t, ok := r.varint()

@@ -59,7 +59,7 @@ func (q *memoryQuerier) Select(_ context.Context, _ bool, hints *storage.SelectH
 		if len(metas) == 0 {
 			continue
 		}
-		one := merge.Bounded(s.labels, metas, from, to)
+		one := merge.OfChunks(s.labels, merge.AppendMetas(nil, metas, from, to))
 		if s.whole {
 			set.all = append(set.all, one)
 		} else {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
@@ -13,8 +14,10 @@ import (
 	"github.com/prometheus/prometheus/tsdb/index"
 	"github.com/prometheus/prometheus/tsdb/tombstones"
 	"github.com/prometheus/prometheus/util/annotations"
+	"golang.org/x/sync/errgroup"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 )
 
 // batchSeries is how many series are read at a time.
@@ -26,7 +29,9 @@ const batchSeries = 4096
 type seriesSet struct {
 	ctx        context.Context
 	block      *block
-	refs       []storage.SeriesRef // not yet read
+	refs       []uint32          // not yet read
+	rest       []*labels.Matcher // that the labels of refs must still match
+	hurry      bool              // rather read too much than one round trip more
 	hints      storage.SelectHints
 	mint, maxt int64
 	whole      bool // see SelectWhole
@@ -62,39 +67,43 @@ func (s *seriesSet) Err() error                        { return s.err }
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 
 // prepare reads a batch and puts Prometheus' own block querier over it.
-func (s *seriesSet) prepare(refs []storage.SeriesRef) (_ storage.SeriesSet, err error) {
+func (s *seriesSet) prepare(refs []uint32) (_ storage.SeriesSet, err error) {
 	defer recovered(s.block.index.file, &err)
-	b := &batch{}
-	err = s.block.index.series(s.ctx, refs, true, func(ref storage.SeriesRef, builder *labels.ScratchBuilder, metas []chunks.Meta) error {
-		from := len(b.metas)
-		for _, m := range metas {
-			if m.OverlapsClosedInterval(s.mint, s.maxt) {
-				b.metas = append(b.metas, m)
-			}
-		}
-		if from == len(b.metas) {
-			return nil
-		}
-		ls := builder.Labels()
-		if s.hints.ShardCount > 0 && labels.StableHash(ls)%s.hints.ShardCount != s.hints.ShardIndex {
-			b.metas = b.metas[:from]
-			return nil
-		}
-		b.series = append(b.series, batchEntry{ref, ls, from, len(b.metas)})
-		return nil
-	})
+	defer trace.Current(s.ctx).Busy(time.Now())
+	x := s.block.index
+	e, err := x.entries(s.ctx, refs, s.mint, s.maxt)
 	if err != nil {
 		return nil, err
 	}
-	// Entries longer than thought were read last.
-	slices.SortFunc(b.series, func(x, y batchEntry) int {
-		if x.ref < y.ref {
-			return -1
-		}
-		return 1
+	e.series = slices.DeleteFunc(e.series, func(en entry) bool { return en.metasFrom == en.metasTo })
+	b := &batch{metas: e.metas}
+	// The symbols of the labels and the chunks come at the same time, unless the labels may save most of the chunks.
+	withChunks := s.hints.Func != "series"
+	together := withChunks && (s.hurry || len(s.rest) == 0 && s.hints.ShardCount == 0)
+	g, ctx := errgroup.WithContext(s.ctx)
+	g.Go(func() (err error) {
+		defer recovered(x.file, &err)
+		return x.resolve(ctx, e, false)
 	})
-	if s.hints.Func != "series" {
-		if err := b.load(s.ctx, s.block); err != nil {
+	if together {
+		g.Go(func() error { return b.load(ctx, s.block, nil) })
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	var builder labels.ScratchBuilder
+	for i := range e.series {
+		en := &e.series[i]
+		ls := e.labels(en, &builder)
+		if matches(ls, s.rest) && (s.hints.ShardCount == 0 || labels.StableHash(ls)%s.hints.ShardCount == s.hints.ShardIndex) {
+			b.series = append(b.series, batchEntry{ls, en.metasFrom, en.metasTo})
+		}
+	}
+	if err := trace.Add(s.ctx, trace.Series, int64(len(b.series))); err != nil {
+		return nil, err
+	}
+	if withChunks && !together && len(b.series) > 0 {
+		if err := b.load(s.ctx, s.block, b.series); err != nil {
 			return nil, err
 		}
 	}
@@ -162,7 +171,6 @@ type batch struct {
 }
 
 type batchEntry struct {
-	ref      storage.SeriesRef
 	labels   labels.Labels
 	from, to int // of metas
 }
@@ -172,12 +180,20 @@ type batchChunk struct {
 	data []byte
 }
 
-// load reads the chunks, segment by segment in the order of the file.
-func (b *batch) load(ctx context.Context, blk *block) error {
+// load reads the chunks of some series, or of all for nil, segment by segment in the order of the file.
+func (b *batch) load(ctx context.Context, blk *block, series []batchEntry) error {
 	b.chunks = make([]batchChunk, len(b.metas))
-	order := make([]int, len(b.metas))
-	for i := range order {
-		order[i] = i
+	order := make([]int, 0, len(b.metas))
+	if series == nil {
+		series = []batchEntry{{to: len(b.metas)}}
+	}
+	for _, e := range series {
+		for i := e.from; i < e.to; i++ {
+			order = append(order, i)
+		}
+	}
+	if err := trace.Add(ctx, trace.Chunks, int64(len(order))); err != nil {
+		return err
 	}
 	slices.SortFunc(order, func(x, y int) int {
 		if b.metas[x].Ref < b.metas[y].Ref { // a ref is segment << 32 | offset
@@ -185,6 +201,7 @@ func (b *batch) load(ctx context.Context, blk *block) error {
 		}
 		return 1
 	})
+	g, gctx := errgroup.WithContext(ctx)
 	for len(order) > 0 {
 		segment, _ := chunks.BlockChunkRef(b.metas[order[0]].Ref).Unpack()
 		n := 1
@@ -192,13 +209,16 @@ func (b *batch) load(ctx context.Context, blk *block) error {
 			n++
 		}
 		if segment >= len(blk.segments) {
+			_ = g.Wait()
 			return fmt.Errorf("series refers to segment %d of %d", segment+1, len(blk.segments))
 		}
 		f := blk.segments[segment]
-		if err := b.loadSegment(ctx, blk, f, order[:n]); err != nil {
-			return f.fail(err)
-		}
+		these := order[:n]
 		order = order[n:]
+		g.Go(func() error { return f.fail(b.loadSegment(gctx, blk, f, these)) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	for i := range b.metas {
 		b.metas[i].Ref = chunks.ChunkRef(i)
@@ -220,7 +240,13 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 		}
 	}
 	var arena []byte
-	return blk.pages.framed(ctx, f, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
+	bytes := 0
+	defer func() {
+		if err == nil {
+			err = trace.Add(ctx, trace.ChunkBytes, int64(bytes))
+		}
+	}()
+	return blk.pages.framed(ctx, f, forChunks, spans, chunks.ChunkEncodingSize, func(i int, data []byte) error {
 		enc, data := chunkenc.Encoding(data[0]), data[1:]
 		if len(data) < minChunk {
 			return fmt.Errorf("chunk at %d has %d bytes", spans[i].from, len(data))
@@ -228,6 +254,7 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 		if len(data) > cap(arena)-len(arena) {
 			arena = make([]byte, 0, max(len(data), min(64<<10, len(order)*int(blk.chunkGuess))))
 		}
+		bytes += len(data)
 		from := len(arena)
 		arena = append(arena, data...)
 		b.chunks[order[i]] = batchChunk{enc, arena[from:len(arena):len(arena)]}

@@ -17,6 +17,14 @@ import (
 	"sluice/schema"
 )
 
+// memory is bytes as TSDB's decoders want them.
+type memory []byte
+
+func (m memory) Len() int                    { return len(m) }
+func (m memory) Range(start, end int) []byte { return m[start:end] }
+
+const tocBytes = 6*8 + 4
+
 // TestForgedIndex changes bytes of the index and makes the checksums right again: whatever it says then, it is an answer
 // or an error, never a panic, a hang or the memory that a number claims.
 func TestForgedIndex(t *testing.T) {

@@ -8,334 +8,198 @@ import (
 	"hash/crc32"
 	"slices"
 	"sort"
+	"strings"
+	"unsafe"
 
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/encoding"
-	"github.com/prometheus/prometheus/tsdb/index"
+	layout "sluice/internal/block"
 )
 
 // An index file (format 2 and 3 of tsdb/docs/format/index.md):
 //
 //	magic, version | symbols | series | label indices | postings | label offset table | postings offset table | TOC
 //
-// The symbols and the postings offset table are read when a block is opened, with every checksum, and stay in memory.
+// In memory is its header (internal/block/header.go), which says where in the tables to look; everything else is read by
+// ranges when a query needs it, and held against the checksums of the header, of postings and of series.
+//
 // TSDB's own index.Reader expects the whole file as memory and knows no context, so that it could neither plan its reads
-// nor stop them; this one is made of the same exported decoders and asks for bytes where it needs them.
+// nor stop them.
 
-const (
-	tocBytes    = 6*8 + 4
-	seriesAlign = 16
-	sampleEvery = 32 // of a label's values, every 32nd is in memory by itself
-)
+const seriesAlign = 16
 
 // blockIndex is an opened index; it does not change.
 type blockIndex struct {
+	*layout.Header
 	file  *file
 	pages *pages
 
-	head    memory // the file up to the series: what symbols are looked up in
-	table   []byte // entries of the postings offset table
-	symbols *index.Symbols
-	names   map[uint32]string // symbols that are label names, half of all look-ups
-	labels  map[string]*labelTable
-	decoder *index.Decoder
-
-	seriesFrom, seriesTo int64
-	postingsEnd          int64
-	seriesGuess          int64 // bytes that most series' entries do not exceed
+	names       map[uint32]string // symbols that are label names, as far as they are known
+	seriesGuess int64             // bytes that most series' entries do not exceed
 }
 
-// labelTable is where a label name stands in the postings offset table.
-type labelTable struct {
-	from, to int // positions of its first entry and behind its last
-	values   int
-	samples  []tableSample // every sampleEvery-th entry, from the first on
+func newIndex(p *pages, f *file, h *layout.Header, series int64) *blockIndex {
+	x := &blockIndex{Header: h, file: f, pages: p, names: make(map[uint32]string, len(h.Labels)), seriesGuess: h.LongestSeries}
+	if x.seriesGuess == 0 {
+		x.seriesGuess = max(2*(h.SeriesTo-h.SeriesFrom)/max(series, 1), 128)
+	}
+	x.seriesGuess = min(x.seriesGuess, 16<<10)
+	for i := range h.Labels {
+		if l := &h.Labels[i]; l.HasRef {
+			x.names[l.Ref] = l.Name
+		}
+	}
+	return x
 }
 
-type tableSample struct {
-	value string
-	pos   int
-}
-
-// memory is bytes as TSDB's decoders want them.
-type memory []byte
-
-func (m memory) Len() int                    { return len(m) }
-func (m memory) Range(start, end int) []byte { return m[start:end] }
+func (x *blockIndex) bytes() int64 { return x.Bytes() + int64(64*len(x.names)) + 256 }
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) } // the same table each time
 
-func openIndex(ctx context.Context, p *pages, f *file, series int64) (x *blockIndex, err error) {
-	defer recovered(f, &err)
-	if f.size < index.HeaderLen+tocBytes {
-		return nil, fmt.Errorf("index of %d bytes is too short", f.size)
+// rows gives the entries of a stretch, whose bytes are b, to f until f returns false. The value is only good for the call.
+func (x *blockIndex) rows(l *layout.HeaderLabel, s *layout.TableStretch, b []byte, f func(value []byte, list span) bool) error {
+	if crc32.Checksum(b, castagnoli()) != s.Sum {
+		return fmt.Errorf("postings offset table at %d: %w", s.From, errSum)
 	}
-	end, err := p.direct(ctx, f, span{max(0, f.size-64<<10), f.size})
-	if err != nil {
-		return nil, err
-	}
-	toc, err := index.NewTOCFromByteSlice(memory(end))
-	if err != nil {
-		return nil, fmt.Errorf("read table of contents: %w", err)
-	}
-	tableFrom, tableTo := int64(toc.PostingsTable), f.size-tocBytes
-	if toc.Symbols < index.HeaderLen || toc.Series < toc.Symbols+8 || int64(toc.Series) > tableFrom || tableFrom < 0 || tableFrom > tableTo-8 {
-		return nil, fmt.Errorf("table of contents makes no sense: %+v", *toc)
-	}
-	x = &blockIndex{file: f, pages: p, labels: map[string]*labelTable{}, names: map[uint32]string{}}
-	x.seriesFrom = int64(toc.Series)
-	x.seriesTo, x.postingsEnd = tableFrom, tableFrom
-	for _, section := range []uint64{toc.LabelIndices, toc.Postings, toc.LabelIndicesTable} {
-		if s := int64(section); s > x.seriesFrom && s < x.seriesTo {
-			x.seriesTo = s
-		}
-	}
-	if s := int64(toc.LabelIndicesTable); s > int64(toc.Postings) {
-		x.postingsEnd = min(x.postingsEnd, s)
-	}
-	x.seriesGuess = min(max(2*(x.seriesTo-x.seriesFrom)/max(series, 1), 128), 16<<10)
-
-	if x.head, err = p.direct(ctx, f, span{0, x.seriesFrom}); err != nil {
-		return nil, err
-	}
-	if err := x.readHead(int(toc.Symbols)); err != nil {
-		return nil, err
-	}
-	table := memory(end)
-	if from := f.size - int64(len(end)); tableFrom >= from {
-		table = slices.Clone(table[tableFrom-from : len(table)-tocBytes])
-	} else if table, err = p.direct(ctx, f, span{tableFrom, tableTo}); err != nil {
-		return nil, err
-	}
-	return x, x.readTable(table)
-}
-
-// readHead reads magic, version and symbols.
-func (x *blockIndex) readHead(symbols int) error {
-	if magic := binary.BigEndian.Uint32(x.head); magic != index.MagicIndex {
-		return fmt.Errorf("invalid magic number %x", magic)
-	}
-	version := int(x.head[4])
-	if version != index.FormatV2 && version != index.FormatV3 {
-		return fmt.Errorf("index format %d is not supported", version)
-	}
-	// The number of symbols is used to allocate, so it is held against the bytes that there are.
-	if length, count := binary.BigEndian.Uint32(x.head[symbols:]), binary.BigEndian.Uint32(x.head[symbols+4:]); count > length {
-		return fmt.Errorf("symbol table of %d bytes claims %d symbols", length, count)
-	}
-	var err error
-	if x.symbols, err = index.NewSymbols(x.head, version, symbols); err != nil {
-		return fmt.Errorf("read symbols: %w", err)
-	}
-	x.decoder = &index.Decoder{LookupSymbol: x.lookupSymbol, DecodePostings: index.DecodePostingsRaw}
-	return nil
-}
-
-// readTable reads the postings offset table and checks its order, on which every search relies.
-func (x *blockIndex) readTable(table memory) error {
-	d := encoding.NewDecbufAt(table, 0, castagnoli())
-	if d.Err() != nil {
-		return fmt.Errorf("read postings offset table: %w", d.Err())
-	}
-	count := d.Be32int()
-	x.table = d.Get()
-	var (
-		cur       *labelTable
-		name, val string
-		lastOff   int64
-	)
-	pos := 0
-	for i := range count {
-		e, err := x.entry(pos)
-		if err != nil {
-			return err
-		}
-		switch {
-		case cur == nil || string(e.name) != name:
-			if cur != nil && string(e.name) < name {
-				return fmt.Errorf("postings offset table: label %q comes after %q", e.name, name)
+	d := numbers{b: b}
+	var value []byte
+	list := span{s.Lists, s.Lists}
+	for i := range s.Values + 1 {
+		next, off := []byte(nil), s.End
+		if i < s.Values {
+			keys, name := d.uvarint(), d.bytes()
+			next, off = d.bytes(), int64(d.uvarint())
+			if d.failed || keys != 2 || string(name) != l.Name || off < list.from || off > s.End-8 {
+				return fmt.Errorf("postings offset table at %d: entry %d makes no sense", s.From, i)
 			}
-			name = string(e.name)
-			cur = &labelTable{from: pos}
-			x.labels[name] = cur
-		case string(e.value) <= val:
-			return fmt.Errorf("postings offset table: value %q of %q comes after %q", e.value, name, val)
 		}
-		if e.off <= lastOff || e.off > x.postingsEnd-8 {
-			return fmt.Errorf("postings offset table: offset %d of entry %d is out of order", e.off, i)
-		}
-		val, lastOff = string(e.value), e.off
-		if cur.values%sampleEvery == 0 {
-			cur.samples = append(cur.samples, tableSample{val, pos})
-		}
-		cur.values++
-		pos = e.next
-		cur.to = pos
-	}
-	x.table = x.table[:pos]
-	for name := range x.labels {
-		if name == "" { // all series
-			continue
-		}
-		ref, err := x.symbols.ReverseLookup(name)
-		if err != nil {
-			return fmt.Errorf("look up label name: %w", err)
-		}
-		x.names[ref] = name
-	}
-	return nil
-}
-
-// tableEntry is one entry of the postings offset table.
-type tableEntry struct {
-	name, value []byte
-	off         int64
-	next        int // position of the next entry
-}
-
-func (x *blockIndex) entry(pos int) (tableEntry, error) {
-	d := encoding.Decbuf{B: x.table[pos:]}
-	keys := d.Uvarint()
-	e := tableEntry{name: d.UvarintBytes(), value: d.UvarintBytes(), off: int64(d.Uvarint64())}
-	if d.Err() != nil {
-		return tableEntry{}, fmt.Errorf("read postings offset table: %w", d.Err())
-	}
-	if keys != 2 {
-		return tableEntry{}, fmt.Errorf("entry of postings offset table has %d keys", keys)
-	}
-	e.next = len(x.table) - d.Len()
-	return e, nil
-}
-
-func (x *blockIndex) bytes() int64 {
-	n := len(x.head) + len(x.table) + x.symbols.Size()
-	for name, l := range x.labels {
-		n += 2*len(name) + 64 + len(l.samples)*32
-	}
-	return int64(n)
-}
-
-func (x *blockIndex) lookupSymbol(_ context.Context, ref uint32) (string, error) {
-	if name, ok := x.names[ref]; ok {
-		return name, nil
-	}
-	return x.symbols.Lookup(ref)
-}
-
-// walk calls f for the entries of a label from position pos on, until f returns false.
-func (x *blockIndex) walk(ctx context.Context, l *labelTable, pos int, f func(value string, list span) bool) error {
-	for i := 0; pos < l.to; i++ {
-		if i%1024 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		e, err := x.entry(pos)
-		if err != nil {
-			return err
-		}
-		end := x.postingsEnd // of the list: where the next one starts
-		if e.next < len(x.table) {
-			after, err := x.entry(e.next)
-			if err != nil {
-				return err
-			}
-			end = after.off
-		}
-		if !f(string(e.value), span{e.off, end}) {
+		if i > 0 && !f(value, span{list.from, off}) {
 			return nil
 		}
-		pos = e.next
+		value, list.from = next, off
 	}
 	return nil
 }
 
-// lists returns where the postings of the given values (sorted) are; values that the block does not have are left out.
-func (x *blockIndex) lists(ctx context.Context, name string, values []string) ([]span, error) {
-	l := x.labels[name]
-	if l == nil {
-		return nil, nil
+// stretches returns those in which the values with the given prefix are.
+func stretches(l *layout.HeaderLabel, prefix string) []layout.TableStretch {
+	all := l.Stretches
+	if prefix == "" {
+		return all
 	}
-	var out []span
-	for len(values) > 0 {
-		i := sort.Search(len(l.samples), func(i int) bool { return l.samples[i].value > values[0] }) - 1
-		if i < 0 { // before the first value
-			values = values[1:]
-			continue
-		}
-		next := ""
-		if i+1 < len(l.samples) {
-			next = l.samples[i+1].value
-		}
-		err := x.walk(ctx, l, l.samples[i].pos, func(value string, list span) bool {
-			for len(values) > 0 && values[0] < value {
-				values = values[1:]
+	from := max(sort.Search(len(all), func(i int) bool { return all[i].First > prefix })-1, 0)
+	to := from + sort.Search(len(all)-from, func(i int) bool {
+		first := all[from+i].First
+		return first > prefix && !strings.HasPrefix(first, prefix)
+	})
+	return all[from:to]
+}
+
+// walk gives the values of a label in the given stretches, in order, to f until f returns false. f must copy a value that
+// it keeps. Memory is that of the pages of some stretches.
+func (x *blockIndex) walk(ctx context.Context, l *layout.HeaderLabel, in []layout.TableStretch, f func(value string, list span) bool) error {
+	var spans []span
+	read := in[:0:0] // the stretches that are not in the header as they are
+	done := 0
+	giveKnown := func(to *layout.TableStretch) bool { // those before to
+		for ; done < len(in) && (to == nil || in[done].From < to.From); done++ {
+			if s := &in[done]; s.Values == 1 && !f(s.First, span{s.Lists, s.End}) {
+				return false
 			}
-			for len(values) > 0 && values[0] == value {
-				if n := len(out); n == 0 || out[n-1] != list {
-					out = append(out, list)
-				}
-				values = values[1:]
-			}
-			return len(values) > 0 && (next == "" || values[0] < next)
+		}
+		return true
+	}
+	for _, s := range in {
+		if s.Values > 1 {
+			read, spans = append(read, s), append(spans, span{s.From, s.To})
+		}
+	}
+	err := x.pages.read(ctx, x.file, forTable, spans, func(i int, b []byte) error {
+		if !giveKnown(&read[i]) {
+			return errEnough
+		}
+		enough := false
+		err := x.rows(l, &read[i], b, func(value []byte, list span) bool {
+			enough = !f(unsafe.String(unsafe.SliceData(value), len(value)), list)
+			return !enough
 		})
-		if err != nil {
-			return nil, err
+		if enough {
+			return errEnough
 		}
-		if next == "" { // that was the last stretch
-			return out, nil
-		}
+		return err
+	})
+	if err == nil {
+		giveKnown(nil)
 	}
-	return out, nil
-}
-
-// postings reads the lists and merges them.
-func (x *blockIndex) postings(ctx context.Context, lists []span) (index.Postings, error) {
-	its := make([]index.Postings, len(lists))
-	err := x.pages.read(ctx, x.file, lists, func(i int, b []byte) error {
-		d := encoding.NewDecbufAt(memory(b), 0, castagnoli())
-		if d.Err() != nil {
-			return fmt.Errorf("postings at %d: %w", lists[i].from, d.Err())
-		}
-		var err error
-		if _, its[i], err = x.decoder.DecodePostings(d); err != nil {
-			return fmt.Errorf("postings at %d: %w", lists[i].from, err)
-		}
+	if errors.Is(err, errEnough) {
 		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	if len(its) == 0 {
-		return index.EmptyPostings(), nil
-	}
-	return index.Merge(ctx, its...), nil
+	return err
 }
 
-// series reads the entries of refs, which must be sorted, and gives each to use: its labels in builder, its chunks in
-// metas unless withChunks is false. use must not keep metas.
-func (x *blockIndex) series(ctx context.Context, refs []storage.SeriesRef, withChunks bool, use func(ref storage.SeriesRef, builder *labels.ScratchBuilder, metas []chunks.Meta) error) error {
-	spans := make([]span, len(refs))
-	for i, ref := range refs {
-		from := int64(ref) * seriesAlign
-		if uint64(ref) > uint64(x.seriesTo) || from < x.seriesFrom || from > x.seriesTo-5 {
-			return fmt.Errorf("series %d is outside of the series", ref)
-		}
-		spans[i] = span{from, min(from+x.seriesGuess, x.seriesTo)}
+// errEnough ends a read early.
+var errEnough = errors.New("enough")
+
+var errSum = errors.New("checksum does not fit")
+
+// appendList decodes one list of postings behind refs.
+func (x *blockIndex) appendList(refs []uint32, at int64, b []byte) ([]uint32, error) {
+	if len(b) < 12 {
+		return nil, fmt.Errorf("postings at %d: %w", at, errFrame)
 	}
-	var builder labels.ScratchBuilder
-	var metas []chunks.Meta
-	var dst *[]chunks.Meta
-	if withChunks {
-		dst = &metas
+	length, count := int64(binary.BigEndian.Uint32(b)), int64(binary.BigEndian.Uint32(b[4:]))
+	if length != 4+4*count || length > int64(len(b))-8 {
+		return nil, fmt.Errorf("postings at %d: %w", at, errFrame)
 	}
-	return x.pages.framed(ctx, x.file, spans, 0, func(i int, b []byte) error {
-		builder.Reset()
-		if err := x.decoder.Series(b, &builder, dst); err != nil {
-			return fmt.Errorf("series %d: %w", refs[i], err)
+	if crc32.Checksum(b[4:4+length], castagnoli()) != binary.BigEndian.Uint32(b[4+length:]) {
+		return nil, fmt.Errorf("postings at %d: %w", at, errFrame)
+	}
+	refs = slices.Grow(refs, int(count))
+	before := int64(-1)
+	for b = b[8 : 4+length]; len(b) >= 4; b = b[4:] {
+		ref := binary.BigEndian.Uint32(b)
+		if int64(ref) <= before {
+			return nil, fmt.Errorf("postings at %d: series %d comes after %d", at, ref, before)
 		}
-		return use(refs[i], &builder, metas)
-	})
+		before = int64(ref)
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
+// numbers reads uvarints and strings; once it failed it gives zeros.
+type numbers struct {
+	b      []byte
+	failed bool
+}
+
+func (d *numbers) uvarint() uint64 {
+	if len(d.b) > 0 && d.b[0] < 0x80 {
+		n := d.b[0]
+		d.b = d.b[1:]
+		return uint64(n)
+	}
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 {
+		d.b, d.failed = nil, true
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *numbers) varint() int64 {
+	u := d.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+func (d *numbers) bytes() []byte {
+	n := d.uvarint()
+	if n > uint64(len(d.b)) {
+		d.b, d.failed = nil, true
+		return nil
+	}
+	b := d.b[:n]
+	d.b = d.b[n:]
+	return b
 }
 
 var errFrame = errors.New("length or checksum does not fit")
@@ -346,7 +210,7 @@ var errFrame = errors.New("length or checksum does not fit")
 //
 // and gives extra and length bytes to use. The spans say where frames start and how far they are thought to go; a frame
 // that is longer is read again. The order of calls is not the order of spans.
-func (p *pages) framed(ctx context.Context, f *file, spans []span, extra int, use func(i int, b []byte) error) error {
+func (p *pages) framed(ctx context.Context, f *file, why reason, spans []span, extra int, use func(i int, b []byte) error) error {
 	var again []int
 	check := func(i int, b []byte) (need int64, err error) {
 		length, n := binary.Uvarint(b)
@@ -363,7 +227,7 @@ func (p *pages) framed(ctx context.Context, f *file, spans []span, extra int, us
 		return 0, use(i, b[n:sum])
 	}
 	var longer []span
-	err := p.read(ctx, f, spans, func(i int, b []byte) error {
+	err := p.read(ctx, f, why, spans, func(i int, b []byte) error {
 		need, err := check(i, b)
 		if need > 0 {
 			again, longer = append(again, i), append(longer, span{spans[i].from, spans[i].from + need})
@@ -373,7 +237,7 @@ func (p *pages) framed(ctx context.Context, f *file, spans []span, extra int, us
 	if err != nil || len(again) == 0 {
 		return err
 	}
-	return p.read(ctx, f, longer, func(j int, b []byte) error {
+	return p.read(ctx, f, why, longer, func(j int, b []byte) error {
 		need, err := check(again[j], b)
 		if need > 0 {
 			return fmt.Errorf("frame at %d: %w", longer[j].from, errFrame)

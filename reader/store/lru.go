@@ -11,7 +11,7 @@ type lru struct {
 	limit, bytes int64
 	order        *list.List // front = used last
 	byKey        map[string]*list.Element
-	count        prometheus.Gauge
+	count, size  prometheus.Gauge
 }
 
 type lruItem struct {
@@ -19,8 +19,8 @@ type lruItem struct {
 	block *block
 }
 
-func newLRU(limit int64, count prometheus.Gauge) *lru {
-	return &lru{limit: limit, order: list.New(), byKey: map[string]*list.Element{}, count: count}
+func newLRU(limit int64, count, size prometheus.Gauge) *lru {
+	return &lru{limit: limit, order: list.New(), byKey: map[string]*list.Element{}, count: count, size: size}
 }
 
 func (l *lru) get(key string) *block {
@@ -42,4 +42,5 @@ func (l *lru) add(key string, b *block) {
 		l.bytes -= item.block.index.bytes()
 	}
 	l.count.Set(float64(l.order.Len()))
+	l.size.Set(float64(l.bytes))
 }

@@ -12,11 +12,15 @@ import (
 	"github.com/dgraph-io/ristretto/v2"
 	"github.com/thanos-io/objstore"
 	"golang.org/x/sync/errgroup"
+
+	layout "sluice/internal/block"
 )
 
 const (
 	// runPages is the longest run of pages that one GET fetches: longer ones are split, so that they come in parallel.
 	runPages = 16
+	// gapPages is how many pages that nobody asked for are fetched with those around them: cheaper than another GET.
+	gapPages = 2
 	// windowPages bounds what one read holds in memory at a time.
 	windowPages = 512
 	// recentBytes is how much of what was just fetched is kept at hand beside the cache, which takes pages in a moment
@@ -86,10 +90,22 @@ func hashOf(key string) uint64 { return xxhash.Sum64String(key) }
 
 func (f *file) cacheKey(n int64) uint64 { return f.hash ^ uint64(n+1)*0x9e3779b97f4a7c15 }
 
+// reason is what something is read for; it is counted.
+type reason string
+
+const (
+	forHeader   reason = "header"
+	forTable    reason = "table" // and postings that are read with it
+	forPostings reason = "postings"
+	forSeries   reason = "series"
+	forSymbols  reason = "symbols"
+	forChunks   reason = "chunks"
+)
+
 // read gives each span's bytes to use, in order of the spans, which must be sorted by their starts. All pages that a
 // window of spans needs are fetched in parallel before the first of them is used. The bytes must not be changed, and
 // keeping them keeps their pages.
-func (p *pages) read(ctx context.Context, f *file, spans []span, use func(i int, b []byte) error) error {
+func (p *pages) read(ctx context.Context, f *file, why reason, spans []span, use func(i int, b []byte) error) error {
 	for start := 0; start < len(spans); {
 		var nums []int64
 		end := start
@@ -109,12 +125,15 @@ func (p *pages) read(ctx context.Context, f *file, spans []span, use func(i int,
 				nums = append(nums, n)
 			}
 		}
-		got, err := p.load(ctx, f, nums)
+		got, err := p.load(ctx, f, why, nums)
 		if err != nil {
 			return err
 		}
 		for i := start; i < end; i++ {
 			if err := use(i, p.cut(nums, got, spans[i])); err != nil {
+				if !errors.Is(err, errEnough) && !isContextError(err) {
+					p.drop(f, nums) // the bytes are wrong, but those in the bucket may be right
+				}
 				return err
 			}
 		}
@@ -139,7 +158,7 @@ func (p *pages) cut(nums []int64, got [][]byte, s span) []byte {
 }
 
 // load returns the pages nums (sorted, unique) of f.
-func (p *pages) load(ctx context.Context, f *file, nums []int64) ([][]byte, error) {
+func (p *pages) load(ctx context.Context, f *file, why reason, nums []int64) ([][]byte, error) {
 	got := make([][]byte, len(nums))
 	missing := p.cached(f, nums, got)
 	p.metrics.hits.Add(float64(len(nums) - missing))
@@ -152,7 +171,7 @@ func (p *pages) load(ctx context.Context, f *file, nums []int64) ([][]byte, erro
 		g, gctx := errgroup.WithContext(ctx)
 		for _, r := range mine {
 			g.Go(func() error {
-				p.fetchRun(gctx, f, r)
+				p.fetchRun(gctx, f, why, r)
 				return r.err
 			})
 		}
@@ -225,8 +244,8 @@ func (p *pages) claim(f *file, nums []int64, got [][]byte) (mine, others []*run)
 			}
 			continue
 		}
-		if cur == nil || cur.last+1 != n || cur.last-cur.first+1 >= runPages {
-			cur = &run{first: n, done: make(chan struct{})}
+		if cur == nil || n-cur.last > gapPages+1 || n-cur.first >= runPages || !p.fill(f, cur, n) {
+			cur = &run{first: n, last: n - 1, done: make(chan struct{})}
 			mine = append(mine, cur)
 		}
 		cur.last = n
@@ -235,8 +254,21 @@ func (p *pages) claim(f *file, nums []int64, got [][]byte) (mine, others []*run)
 	return mine, others
 }
 
+// fill adds the pages up to n to r, unless somebody else fetches one of them. The caller holds mu.
+func (p *pages) fill(f *file, r *run, n int64) bool {
+	for i := r.last + 1; i < n; i++ {
+		if p.flight[pageID{f.key, i}] != nil {
+			return false
+		}
+	}
+	for i := r.last + 1; i < n; i++ {
+		p.flight[pageID{f.key, i}] = r
+	}
+	return true
+}
+
 // fetchRun fetches r and tells everyone who waits for it.
-func (p *pages) fetchRun(ctx context.Context, f *file, r *run) {
+func (p *pages) fetchRun(ctx context.Context, f *file, why reason, r *run) {
 	r.pages = make([]*page, 0, r.last-r.first+1)
 	bufs := make([][]byte, 0, cap(r.pages))
 	for n := r.first; n <= r.last; n++ {
@@ -245,7 +277,7 @@ func (p *pages) fetchRun(ctx context.Context, f *file, r *run) {
 		r.pages = append(r.pages, pg)
 		bufs = append(bufs, pg.b)
 	}
-	r.err = p.get(ctx, f, r.first*p.size, bufs)
+	r.err = p.get(ctx, f, why, r.first*p.size, bufs)
 	if r.err == nil {
 		p.closing.RLock()
 		for _, pg := range r.pages {
@@ -285,7 +317,7 @@ func (p *pages) forget(r *run) {
 }
 
 // get fills bufs with the bytes from off on, in one GET.
-func (p *pages) get(ctx context.Context, f *file, off int64, bufs [][]byte) error {
+func (p *pages) get(ctx context.Context, f *file, why reason, off int64, bufs [][]byte) error {
 	select {
 	case p.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -294,14 +326,14 @@ func (p *pages) get(ctx context.Context, f *file, off int64, bufs [][]byte) erro
 	defer func() { <-p.slots }()
 	var err error
 	for range attempts {
-		if err = p.getOnce(ctx, f, off, bufs); err == nil {
-			p.metrics.requests.WithLabelValues("ok").Inc()
+		if err = p.getOnce(ctx, f, why, off, bufs); err == nil {
+			p.metrics.requests.WithLabelValues("ok", string(why)).Inc()
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		p.metrics.requests.WithLabelValues("error").Inc()
+		p.metrics.requests.WithLabelValues("error", string(why)).Inc()
 		if errors.Is(err, ErrGone) {
 			return err
 		}
@@ -309,7 +341,7 @@ func (p *pages) get(ctx context.Context, f *file, off int64, bufs [][]byte) erro
 	return err
 }
 
-func (p *pages) getOnce(ctx context.Context, f *file, off int64, bufs [][]byte) (err error) {
+func (p *pages) getOnce(ctx context.Context, f *file, why reason, off int64, bufs [][]byte) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.GetTimeout)
 	defer cancel()
 	var length int64
@@ -326,12 +358,40 @@ func (p *pages) getOnce(ctx context.Context, f *file, off int64, bufs [][]byte) 
 	defer body.Close()
 	for _, b := range bufs {
 		n, err := io.ReadFull(body, b)
-		p.metrics.bytes.Add(float64(n))
+		p.metrics.bytes.WithLabelValues(string(why)).Add(float64(n))
 		if err != nil {
 			return fmt.Errorf("get bytes %d to %d: body: %v", off, off+length, err)
 		}
 	}
 	return nil
+}
+
+// drop forgets pages of a file.
+func (p *pages) drop(f *file, nums []int64) {
+	p.closing.RLock()
+	for _, n := range nums {
+		p.cache.Del(f.cacheKey(n))
+	}
+	p.closing.RUnlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range nums {
+		r := p.flight[pageID{f.key, n}]
+		if i := slices.Index(p.recent, r); r != nil && i >= 0 {
+			p.recent = slices.Delete(p.recent, i, i+1)
+			p.recently -= p.size * int64(len(r.pages))
+			p.forget(r)
+		}
+	}
+}
+
+// dropAll forgets all pages of a file.
+func (p *pages) dropAll(f *file) {
+	nums := make([]int64, (f.size+p.size-1)/p.size)
+	for i := range nums {
+		nums[i] = int64(i)
+	}
+	p.drop(f, nums)
 }
 
 // close stops the cache; later reads go to the bucket.
@@ -344,17 +404,68 @@ func (p *pages) close() {
 	}
 }
 
-// direct reads a range around the cache, in parallel parts: for tables that stay in memory elsewhere.
+// source reads an index from one end to the other, for making its header.
+func (p *pages) source(f *file) layout.IndexSource {
+	return func(ctx context.Context, from, to int64) io.Reader {
+		if to-from <= wholeBytes {
+			return &lazyReader{read: func() (b []byte, err error) {
+				err = p.read(ctx, f, forHeader, []span{{from, to}}, func(_ int, got []byte) error { b = got; return nil })
+				return b, err
+			}}
+		}
+		r := &lazyReader{}
+		r.read = func() ([]byte, error) {
+			if from >= to {
+				return nil, io.EOF
+			}
+			s := span{from, min(from+readAhead, to)}
+			from = s.to
+			return p.direct(ctx, f, s)
+		}
+		r.again = true
+		return r
+	}
+}
+
+const (
+	// wholeBytes is what goes through the cache of a file that is read from one end to the other.
+	wholeBytes = 1 << 20
+	readAhead  = 16 << 20
+)
+
+// lazyReader reads what read returns, and if again is set what it returns the next time, until io.EOF.
+type lazyReader struct {
+	read  func() ([]byte, error)
+	again bool
+	b     []byte
+	err   error
+}
+
+func (r *lazyReader) Read(b []byte) (int, error) {
+	for len(r.b) == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		if r.b, r.err = r.read(); r.err == nil && !r.again {
+			r.err = io.EOF
+		}
+	}
+	n := copy(b, r.b)
+	r.b = r.b[n:]
+	return n, nil
+}
+
+// direct reads a range around the cache, in parallel parts.
 func (p *pages) direct(ctx context.Context, f *file, s span) ([]byte, error) {
 	if s.from < 0 || s.to < s.from || s.to > f.size {
 		return nil, fmt.Errorf("bytes %d to %d are outside of the file of %d", s.from, s.to, f.size)
 	}
 	out := make([]byte, s.to-s.from)
 	g, gctx := errgroup.WithContext(ctx)
-	const part = 4 << 20
+	const part = 2 << 20
 	for off := int64(0); off < int64(len(out)); off += part {
 		g.Go(func() error {
-			return p.get(gctx, f, s.from+off, [][]byte{out[off:min(off+part, int64(len(out)))]})
+			return p.get(gctx, f, forHeader, s.from+off, [][]byte{out[off:min(off+part, int64(len(out)))]})
 		})
 	}
 	if err := g.Wait(); err != nil {

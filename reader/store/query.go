@@ -3,14 +3,16 @@ package store
 import (
 	"context"
 	"errors"
+	"maps"
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
-	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/index"
 	"github.com/prometheus/prometheus/util/annotations"
+
+	layout "sluice/internal/block"
 )
 
 // querier is the storage.Querier of one block.
@@ -21,16 +23,6 @@ type querier struct {
 
 // Close does nothing: what a querier holds is memory.
 func (q *querier) Close() error { return nil }
-
-// refs resolves the matchers to series, sorted as their labels are.
-func (q *querier) refs(ctx context.Context, ms []*labels.Matcher) ([]storage.SeriesRef, error) {
-	// PostingsForMatchers sorts what it is given.
-	p, err := tsdb.PostingsForMatchers(ctx, &lookup{index: q.block.index, ctx: ctx}, slices.Clone(ms)...)
-	if err != nil {
-		return nil, err
-	}
-	return index.ExpandPostings(p)
-}
 
 // Select returns the matching series, always sorted. It reads postings; series and chunks are read as the set advances.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
@@ -44,11 +36,11 @@ func (q *querier) SelectWhole(ctx context.Context, hints *storage.SelectHints, m
 }
 
 func (q *querier) selectSeries(ctx context.Context, hints *storage.SelectHints, ms []*labels.Matcher, whole bool) storage.SeriesSet {
-	refs, err := q.safeRefs(ctx, ms)
+	found, err := q.safeFind(ctx, ms)
 	if err != nil {
 		return storage.ErrSeriesSet(err)
 	}
-	s := &seriesSet{ctx: ctx, block: q.block, refs: refs, mint: q.mint, maxt: q.maxt, whole: whole}
+	s := &seriesSet{ctx: ctx, block: q.block, refs: found.refs, rest: found.rest, hurry: found.deep, mint: q.mint, maxt: q.maxt, whole: whole}
 	if hints != nil {
 		s.hints = *hints
 		s.mint, s.maxt = hints.Start, hints.End
@@ -58,12 +50,21 @@ func (q *querier) selectSeries(ctx context.Context, hints *storage.SelectHints, 
 	return s
 }
 
-func (q *querier) safeRefs(ctx context.Context, ms []*labels.Matcher) (refs []storage.SeriesRef, err error) {
+func (q *querier) safeFind(ctx context.Context, ms []*labels.Matcher) (f found, err error) {
 	defer recovered(q.block.index.file, &err)
-	if refs, err = q.refs(ctx, ms); err != nil {
-		return nil, q.block.index.file.fail(err)
+	if f, err = q.block.index.find(ctx, ms); err != nil {
+		return found{}, q.block.index.file.fail(err)
 	}
-	return refs, nil
+	return f, nil
+}
+
+// refs returns the series that match, sorted as their labels are.
+func (q *querier) refs(ctx context.Context, ms []*labels.Matcher) ([]uint32, error) {
+	f, err := q.block.index.find(ctx, ms)
+	if err != nil {
+		return nil, err
+	}
+	return q.block.index.filter(ctx, f.refs, f.rest)
 }
 
 // LabelNames returns the label names of the series that match, sorted.
@@ -71,9 +72,9 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms 
 	x := q.block.index
 	defer recovered(x.file, &err)
 	if len(ms) == 0 {
-		for name := range x.labels {
-			if name != "" {
-				names = append(names, name)
+		for _, l := range x.Labels {
+			if l.Name != "" {
+				names = append(names, strings.Clone(l.Name))
 			}
 		}
 	} else if names, err = q.namesOf(ctx, ms); err != nil {
@@ -84,37 +85,39 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms 
 }
 
 func (q *querier) namesOf(ctx context.Context, ms []*labels.Matcher) ([]string, error) {
+	x := q.block.index
 	refs, err := q.refs(ctx, ms)
 	if err != nil {
 		return nil, err
 	}
 	seen := map[string]struct{}{}
-	err = q.block.index.series(ctx, refs, false, func(_ storage.SeriesRef, b *labels.ScratchBuilder, _ []chunks.Meta) error {
-		b.Labels().Range(func(l labels.Label) { seen[l.Name] = struct{}{} })
-		return nil
-	})
-	names := make([]string, 0, len(seen))
-	for name := range seen {
-		names = append(names, name)
+	for batch := range slices.Chunk(refs, batchSeries) {
+		e, err := x.entries(ctx, batch, 1, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := x.resolve(ctx, e, true); err != nil {
+			return nil, err
+		}
+		for _, name := range e.texts {
+			seen[name] = struct{}{}
+		}
 	}
-	return names, err
+	return slices.Collect(maps.Keys(seen)), nil
 }
 
 // LabelValues returns the values of a label in the series that match, sorted.
 func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.LabelHints, ms ...*labels.Matcher) (values []string, _ annotations.Annotations, err error) {
 	x := q.block.index
 	defer recovered(x.file, &err)
-	l := x.labels[name]
+	l := x.Label(name)
 	if l == nil || name == "" {
 		return nil, nil, nil
 	}
-	if len(ms) > 0 {
-		values, err = q.valuesOf(ctx, l, name, ms)
+	if own := ownMatchers(name, ms); own {
+		values, err = x.valuesThat(ctx, l, hints, ms)
 	} else {
-		err = x.walk(ctx, l, l.from, func(value string, _ span) bool {
-			values = append(values, value)
-			return hints == nil || hints.Limit <= 0 || len(values) < hints.Limit
-		})
+		values, err = q.valuesOf(ctx, l, name, ms)
 	}
 	if err != nil {
 		return nil, nil, x.file.fail(err)
@@ -122,54 +125,96 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	return limited(values, hints), nil, nil
 }
 
+// ownMatchers tells whether all matchers are about the label itself.
+func ownMatchers(name string, ms []*labels.Matcher) bool {
+	return !slices.ContainsFunc(ms, func(m *labels.Matcher) bool { return m.Name != name })
+}
+
+// valuesThat returns the values of a label that match: the table has all that there are.
+func (x *blockIndex) valuesThat(ctx context.Context, l *layout.HeaderLabel, hints *storage.LabelHints, ms []*labels.Matcher) ([]string, error) {
+	in := l.Stretches
+	for _, m := range ms {
+		if m.Type != labels.MatchRegexp || m.Matches("") {
+			continue
+		}
+		if s := stretches(l, literalPrefix(m)); len(s) < len(in) {
+			in = s
+		}
+	}
+	limit := math.MaxInt
+	if hints != nil && hints.Limit > 0 {
+		limit = hints.Limit
+	}
+	if len(ms) == 0 { // the header says how far to read
+		n := 0
+		for i := range in {
+			if n += in[i].Values; n >= limit {
+				in = in[:i+1]
+				break
+			}
+		}
+	}
+	var values []string
+	err := x.walk(ctx, l, in, func(value string, _ span) bool {
+		if !slices.ContainsFunc(ms, func(m *labels.Matcher) bool { return !m.Matches(value) }) {
+			values = append(values, strings.Clone(value))
+		}
+		return len(values) < limit
+	})
+	return values, err
+}
+
 // valuesOf reads either the series that match or the postings of each value, whichever is less.
-func (q *querier) valuesOf(ctx context.Context, l *labelTable, name string, ms []*labels.Matcher) ([]string, error) {
+func (q *querier) valuesOf(ctx context.Context, l *layout.HeaderLabel, name string, ms []*labels.Matcher) ([]string, error) {
 	x := q.block.index
-	refs, err := q.refs(ctx, ms)
-	if err != nil || len(refs) == 0 {
+	f, err := x.find(ctx, ms)
+	if err != nil || len(f.refs) == 0 {
 		return nil, err
 	}
-	if len(refs) <= 16*l.values {
+	last := l.Stretches[len(l.Stretches)-1]
+	if x.bytesOf(f.refs) <= 2*(last.End-l.Stretches[0].Lists+last.To-l.Stretches[0].From)+roundBytes || len(f.rest) > 0 {
 		seen := map[string]struct{}{}
-		err := x.series(ctx, refs, false, func(_ storage.SeriesRef, b *labels.ScratchBuilder, _ []chunks.Meta) error {
-			if v := b.Labels().Get(name); v != "" {
-				seen[v] = struct{}{}
+		err := x.each(ctx, f.refs, func(_ uint32, ls labels.Labels) {
+			if matches(ls, f.rest) {
+				if v := ls.Get(name); v != "" {
+					seen[v] = struct{}{}
+				}
 			}
-			return nil
 		})
-		values := make([]string, 0, len(seen))
-		for v := range seen {
-			values = append(values, v)
-		}
-		slices.Sort(values)
-		return values, err
+		return slices.Sorted(maps.Keys(seen)), err
 	}
 	var names []string
-	var lists []index.Postings
 	var spans []span
-	if err := x.walk(ctx, l, l.from, func(value string, list span) bool {
-		names, spans = append(names, value), append(spans, list)
+	if err := x.walk(ctx, l, l.Stretches, func(value string, list span) bool {
+		names, spans = append(names, strings.Clone(value)), append(spans, list)
 		return true
 	}); err != nil {
 		return nil, err
 	}
-	for _, s := range spans {
-		p, err := x.postings(ctx, []span{s})
-		if err != nil {
-			return nil, err
+	var values []string
+	var list []uint32
+	err = x.pages.read(ctx, x.file, forPostings, spans, func(i int, b []byte) (err error) {
+		if list, err = x.appendList(list[:0], spans[i].from, b); err == nil && intersect(f.refs, list) {
+			values = append(values, names[i])
 		}
-		lists = append(lists, p)
+		return err
+	})
+	return values, err
+}
+
+// intersect tells whether two sorted lists have a member in common.
+func intersect(a, b []uint32) bool {
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] == b[0] {
+			return true
+		}
+		if a[0] < b[0] {
+			a = skipTo(a, b[0])
+		} else {
+			b = skipTo(b, a[0])
+		}
 	}
-	found, err := index.FindIntersectingPostings(index.NewListPostings(refs), lists)
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(found)
-	values := make([]string, len(found))
-	for i, j := range found {
-		values[i] = names[j]
-	}
-	return values, nil
+	return false
 }
 
 func limited(s []string, hints *storage.LabelHints) []string {
@@ -177,49 +222,6 @@ func limited(s []string, hints *storage.LabelHints) []string {
 		return s[:hints.Limit]
 	}
 	return s
-}
-
-// lookup is as much of a tsdb.IndexReader as PostingsForMatchers uses, for one call with its context.
-type lookup struct {
-	tsdb.IndexReader // nil: a method that is not below is not called
-	index            *blockIndex
-	ctx              context.Context
-}
-
-func (l *lookup) Postings(ctx context.Context, name string, values ...string) (index.Postings, error) {
-	values = slices.Clone(values)
-	slices.Sort(values)
-	lists, err := l.index.lists(ctx, name, values)
-	if err != nil {
-		return nil, err
-	}
-	return l.index.postings(ctx, lists)
-}
-
-func (l *lookup) PostingsForLabelMatching(ctx context.Context, name string, match func(string) bool) index.Postings {
-	t := l.index.labels[name]
-	if t == nil {
-		return index.EmptyPostings()
-	}
-	var lists []span
-	err := l.index.walk(ctx, t, t.from, func(value string, list span) bool {
-		if match(value) {
-			lists = append(lists, list)
-		}
-		return true
-	})
-	if err != nil {
-		return index.ErrPostings(err)
-	}
-	p, err := l.index.postings(ctx, lists)
-	if err != nil {
-		return index.ErrPostings(err)
-	}
-	return p
-}
-
-func (l *lookup) PostingsForAllLabelValues(ctx context.Context, name string) index.Postings {
-	return l.PostingsForLabelMatching(ctx, name, func(string) bool { return true })
 }
 
 var errUnused = errors.New("not served by a prepared batch")

@@ -9,11 +9,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -119,6 +121,61 @@ func TestLikeTSDB(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { likeTSDB(t, s, entry, want) })
 		s.Close()
+	}
+	bare := *entry
+	addHeader(t, dir, entry)
+	bkt.upload(t, dir, entry)
+	s := newStore(t, bkt, Config{})
+	t.Run("header", func(t *testing.T) { likeTSDB(t, s, entry, want) })
+	require.Equal(t, 1.0, counted(t, s.metrics.headers.WithLabelValues("bucket")))
+	likeTSDBAtRandom(t, s, entry, want)
+	small := newStore(t, bkt, Config{PageBytes: 512})
+	likeTSDBAtRandom(t, small, &bare, want)
+	small.Close()
+	s.Close()
+}
+
+func counted(t testing.TB, c prometheus.Counter) float64 {
+	var m dto.Metric
+	require.NoError(t, c.Write(&m))
+	return m.GetCounter().GetValue()
+}
+
+// likeTSDBAtRandom asks with matchers that a seed makes up.
+func likeTSDBAtRandom(t *testing.T, s *Store, entry *schema.BlockEntry, block *tsdb.Block) {
+	ctx := context.Background()
+	want, err := tsdb.NewBlockQuerier(block, 0, 1e9)
+	require.NoError(t, err)
+	defer want.Close()
+	got, err := s.Querier(ctx, entry, 0, 1e9)
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(5, 6))
+	names := []string{"__name__", "instance", "job", "rare", "zone", "nothing"}
+	values := []string{"", "metric_3", "metric_7", "host-00013:9100", "host-00087:9100", "host-0", "job1", "job2", "yes", "ä😀", "zzz", "a"}
+	res := []string{"", ".*", ".+", "metric_[0-4]", "metric_(1|2|3)", "metric_1|metric_2|", "host-0000.*", "(?i)HOST-0001.*", "host-000.3:9100", "host-00013:9100|host-00014:9100|no",
+		"job.", "job1|", "yes|", ".*9100", "(?i)yes", "h.*|m.*", "zzz.*", "job\\d"}
+	hints := &storage.SelectHints{Start: 0, End: 1e9, Func: "series"}
+	for range 1500 {
+		var ms []*labels.Matcher
+		for range 1 + rng.IntN(4) {
+			typ := labels.MatchType(rng.IntN(4))
+			from := values
+			if typ == labels.MatchRegexp || typ == labels.MatchNotRegexp {
+				from = res
+			}
+			ms = append(ms, match(typ, names[rng.IntN(len(names))], from[rng.IntN(len(from))]))
+		}
+		w, err := dump(want.Select(ctx, true, hints, slices.Clone(ms)...))
+		require.NoError(t, err)
+		g, err := dump(got.Select(ctx, true, hints, ms...))
+		require.NoError(t, err)
+		require.Equal(t, w, g, "%v", ms)
+		name := names[rng.IntN(len(names))]
+		wv, _, err := want.LabelValues(ctx, name, nil, ms...)
+		require.NoError(t, err)
+		gv, _, err := got.LabelValues(ctx, name, nil, ms...)
+		require.NoError(t, err)
+		require.ElementsMatch(t, wv, gv, "%s of %v", name, ms)
 	}
 }
 
@@ -410,6 +467,7 @@ func TestLRU(t *testing.T) {
 // never a wrong one and never a panic.
 func TestLyingBlocks(t *testing.T) {
 	dir, entry := makeBlock(t, 60, 130)
+	addHeader(t, dir, entry)
 	bkt := newBucket()
 	bkt.upload(t, dir, entry)
 	right, err := answers(newStore(t, bkt, Config{PageBytes: 4096}), entry)
