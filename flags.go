@@ -116,6 +116,7 @@ func compactorFlags() []cli.Flag {
 func readerFlags() []cli.Flag {
 	return []cli.Flag{
 		int64Flag("reader.cache-bytes", 512<<20, "memory for pages of blocks in the bucket"),
+		int64Flag("reader.disk-cache-bytes", 0, "bytes of the local disk for pages of blocks, in --data-dir/pages, which survive a restart; 0 = none: set it where the bucket is far and the disk is near"),
 		durationFlag("reader.query-timeout", 2*time.Minute, "longest time for a query"),
 		int64Flag("reader.results-cache-bytes", 128<<20, "memory for parts of answers that are final; more for many dashboards over long times"),
 		int64Flag("reader.query-memory", 0, "memory that all queries may hold together, estimated: what would take more is refused; 0 = a quarter of what there is"),

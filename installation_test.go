@@ -16,13 +16,11 @@ import (
 
 	"github.com/golang/snappy"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/prometheus/model/histogram"
-	"github.com/prometheus/prometheus/model/labels"
-	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
 	"github.com/stretchr/testify/require"
 	"github.com/thanos-io/objstore"
 	"github.com/urfave/cli/v2"
 
+	"sluice/bench/queries"
 	"sluice/compactor"
 	"sluice/internal/log"
 	"sluice/reader"
@@ -139,20 +137,12 @@ func (in *installation) eventually(f func() error) {
 	}
 }
 
-// sample is a value of a series at a time: a float, or a histogram.
-type sample struct {
-	series labels.Labels
-	st, t  int64
-	v      float64
-	h      *histogram.Histogram
-	fh     *histogram.FloatHistogram
-}
-
 // push writes samples through the producer, in one request of remote write 2.0.
-func (in *installation) push(tenant schema.Tenant, samples []sample) {
+func (in *installation) push(tenant schema.Tenant, samples []queries.Sample) {
 	in.t.Helper()
-	body := snappy.Encode(nil, requestOf(in.t, samples))
-	req := httptest.NewRequest(http.MethodPost, "/api/v1/push", bytes.NewReader(body))
+	body, err := queries.Request(samples)
+	require.NoError(in.t, err)
+	req := httptest.NewRequest(http.MethodPost, "/api/v1/push", bytes.NewReader(snappy.Encode(nil, body)))
 	req.Header.Set("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request")
 	req.Header.Set("Content-Encoding", "snappy")
 	req.Header.Set("X-Prometheus-Remote-Write-Version", "2.0.0")
@@ -160,33 +150,6 @@ func (in *installation) push(tenant schema.Tenant, samples []sample) {
 	w := httptest.NewRecorder()
 	in.process.mux.ServeHTTP(w, req)
 	require.Equal(in.t, http.StatusNoContent, w.Code, w.Body.String())
-}
-
-// requestOf puts runs of samples of one series and one kind into messages: a message with both kinds would lose their order.
-func requestOf(t *testing.T, samples []sample) []byte {
-	symbols := writev2.NewSymbolTable()
-	req := &writev2.Request{}
-	var last *sample
-	for i := range samples {
-		s := &samples[i]
-		if last == nil || !labels.Equal(last.series, s.series) || (last.h == nil && last.fh == nil) != (s.h == nil && s.fh == nil) {
-			req.Timeseries = append(req.Timeseries, writev2.TimeSeries{LabelsRefs: symbols.SymbolizeLabels(s.series, nil)})
-		}
-		last = s
-		ts := &req.Timeseries[len(req.Timeseries)-1]
-		switch {
-		case s.h != nil:
-			ts.Histograms = append(ts.Histograms, writev2.FromIntHistogram(s.st, s.t, s.h))
-		case s.fh != nil:
-			ts.Histograms = append(ts.Histograms, writev2.FromFloatHistogram(s.st, s.t, s.fh))
-		default:
-			ts.Samples = append(ts.Samples, writev2.Sample{StartTimestamp: s.st, Timestamp: s.t, Value: s.v})
-		}
-	}
-	req.Symbols = symbols.Symbols()
-	b, err := req.Marshal()
-	require.NoError(t, err)
-	return b
 }
 
 // settle waits until what was pushed can be asked for.

@@ -57,6 +57,7 @@ import (
 	"sluice/producer"
 	"sluice/reader"
 	"sluice/reader/store"
+	"sluice/reader/store/disk"
 	"sluice/schema"
 )
 
@@ -403,7 +404,10 @@ func (p *process) buildReader() (err error) {
 		return fetch.NewClient(m.Addr, client, 0)
 	}
 	p.reader, err = reader.New(reader.Config{
-		Store:        store.Config{CacheBytes: p.cli.Int64("reader.cache-bytes")},
+		Store: store.Config{
+			CacheBytes: p.cli.Int64("reader.cache-bytes"),
+			Disk:       disk.Config{Dir: dataPath(p.cli, "pages"), Bytes: p.cli.Int64("reader.disk-cache-bytes")},
+		},
 		QueryTimeout: p.cli.Duration("reader.query-timeout"),
 		MaxSamples:   p.cli.Int("reader.max-samples"),
 		SlowQuery:    p.cli.Duration("reader.slow-query-log"),

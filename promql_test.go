@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 	"github.com/stretchr/testify/require"
 
+	"sluice/bench/queries"
 	"sluice/internal/web"
 	"sluice/reader"
 	"sluice/schema"
@@ -27,7 +28,7 @@ import (
 // move from heads to sealed blocks, to the bucket, and into merged blocks.
 func TestAcceptance(t *testing.T) {
 	in, _ := startInstallation(t, t.TempDir(), acceptanceLimits, "--compactor.interval", "200ms", "--compactor.settle", "1ms")
-	a := &acceptance{installation: in, seen: map[schema.Tenant][]sample{}}
+	a := &acceptance{installation: in, seen: map[schema.Tenant][]queries.Sample{}}
 
 	a.run(t, "heads", in.near, whole) // the first run writes
 	a.run(t, "heads of another process", in.far, whole)
@@ -52,7 +53,7 @@ func TestAcceptance(t *testing.T) {
 	in.compact(slices.Sorted(maps.Keys(older)))
 	a.holds(1, 2)
 	a.run(t, "merged", in.near, halved)
-	t.Logf("SLUICE-FIGURES acceptance tests of PromQL: %d queries of %d tenants, all as expected in each of 7 places", a.queries, len(a.seen))
+	t.Logf("SLUICE-FIGURES acceptance tests of PromQL: %d queries of %d tenants, all as expected in each of 7 places", a.asked, len(a.seen))
 }
 
 const acceptanceLimits = `
@@ -71,8 +72,8 @@ classes:
 // becomes a tenant, which is written in the first run and found again by the others.
 type acceptance struct {
 	*installation
-	seen    map[schema.Tenant][]sample
-	queries int // of one run
+	seen  map[schema.Tenant][]queries.Sample
+	asked int // in one run
 }
 
 // The prefixes of tenants that are written at once, and of those whose samples come in two halves.
@@ -85,10 +86,10 @@ func (a *acceptance) run(t *testing.T, name string, from *reader.Reader, prefix 
 	opened := 0
 	engine := &tenantEngine{reader: from}
 	defer func() {
-		if a.queries == 0 {
-			a.queries = engine.queries
+		if a.asked == 0 {
+			a.asked = engine.asked
 		}
-		require.Equal(t, a.queries, engine.queries, "%s: every run asks the same", name)
+		require.Equal(t, a.asked, engine.asked, "%s: every run asks the same", name)
 	}()
 	t.Run(name, func(t *testing.T) {
 		promqltest.RunBuiltinTestsWithStorage(t, engine, func(testing.TB) storage.Storage {
@@ -99,8 +100,8 @@ func (a *acceptance) run(t *testing.T, name string, from *reader.Reader, prefix 
 }
 
 // halves cuts what each third tenant has in the middle of its time, for other tenants.
-func (a *acceptance) halves() (older, newer map[schema.Tenant][]sample) {
-	older, newer = map[schema.Tenant][]sample{}, map[schema.Tenant][]sample{}
+func (a *acceptance) halves() (older, newer map[schema.Tenant][]queries.Sample) {
+	older, newer = map[schema.Tenant][]queries.Sample{}, map[schema.Tenant][]queries.Sample{}
 	for i, tenant := range slices.Sorted(maps.Keys(a.seen)) {
 		if i%3 > 0 {
 			continue
@@ -108,11 +109,11 @@ func (a *acceptance) halves() (older, newer map[schema.Tenant][]sample) {
 		samples := a.seen[tenant]
 		mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
 		for _, s := range samples {
-			mint, maxt = min(mint, s.t), max(maxt, s.t)
+			mint, maxt = min(mint, s.T), max(maxt, s.T)
 		}
 		half := schema.Tenant(strings.Replace(string(tenant), whole, halved, 1))
 		for _, s := range samples {
-			if s.t <= mint+(maxt-mint)/2 {
+			if s.T <= mint+(maxt-mint)/2 {
 				older[half] = append(older[half], s)
 			} else {
 				newer[half] = append(newer[half], s)
@@ -123,7 +124,7 @@ func (a *acceptance) halves() (older, newer map[schema.Tenant][]sample) {
 	return older, newer
 }
 
-func (a *acceptance) pushAll(by map[schema.Tenant][]sample) {
+func (a *acceptance) pushAll(by map[schema.Tenant][]queries.Sample) {
 	for tenant, samples := range by {
 		a.push(tenant, samples)
 	}
@@ -154,7 +155,7 @@ type scriptStorage struct {
 	storage.Storage
 	*acceptance
 	prefix, name string
-	samples      []sample
+	samples      []queries.Sample
 	commits      int
 }
 
@@ -180,11 +181,11 @@ func (s *scriptStorage) Close() error                                  { return 
 type scriptAppender struct {
 	storage.AppenderV2
 	to      *scriptStorage
-	samples []sample
+	samples []queries.Sample
 }
 
 func (a *scriptAppender) Append(_ storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, _ storage.AppendV2Options) (storage.SeriesRef, error) {
-	a.samples = append(a.samples, sample{ls, st, t, v, h, fh})
+	a.samples = append(a.samples, queries.Sample{Series: ls, ST: st, T: t, V: v, H: h, FH: fh})
 	return 0, nil
 }
 
@@ -198,20 +199,20 @@ func (a *scriptAppender) Rollback() error { return nil }
 
 // tenantEngine is the reader's engine, with its questions asked as the tenant that the storage stands for.
 type tenantEngine struct {
-	reader  *reader.Reader
-	queries int
+	reader *reader.Reader
+	asked  int
 }
 
 func (e *tenantEngine) NewInstantQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, ts time.Time) (promql.Query, error) {
 	tenant := q.(*scriptStorage).tenant()
-	e.queries++
+	e.asked++
 	query, err := e.reader.Engine().NewInstantQuery(web.WithTenant(ctx, tenant), e.reader, opts, qs, ts)
 	return tenantQuery{query, tenant}, err
 }
 
 func (e *tenantEngine) NewRangeQuery(ctx context.Context, q storage.Queryable, opts promql.QueryOpts, qs string, start, end time.Time, step time.Duration) (promql.Query, error) {
 	tenant := q.(*scriptStorage).tenant()
-	e.queries++
+	e.asked++
 	query, err := e.reader.Engine().NewRangeQuery(web.WithTenant(ctx, tenant), e.reader, opts, qs, start, end, step)
 	return tenantQuery{query, tenant}, err
 }

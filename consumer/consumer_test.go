@@ -280,6 +280,7 @@ func (s *system) read(tenant schema.Tenant) map[string][]sample {
 		require.NoError(s.t, err)
 		asks = append(asks, fetch.Ask{Partition: p, From: shipped[p], Wait: b.End})
 	}
+	s.checkTimes(tenant, asks)
 	q, err := s.consumer.Querier(ctx, tenant, math.MinInt64/2, math.MaxInt64/2, asks)
 	require.NoError(s.t, err)
 	merged := newRankedQuerier(append(queriers, q))
@@ -302,6 +303,32 @@ func (s *system) read(tenant schema.Tenant) map[string][]sample {
 	}
 	require.NoError(s.t, set.Err())
 	return out
+}
+
+// checkTimes holds the times that the consumer tells against what it has.
+func (s *system) checkTimes(tenant schema.Tenant, asks []fetch.Ask) {
+	s.t.Helper()
+	ctx := context.Background()
+	held, applied, err := s.consumer.Held(ctx, tenant, asks)
+	require.NoError(s.t, err)
+	require.Len(s.t, applied, len(asks))
+	q, err := s.consumer.Querier(ctx, tenant, math.MinInt64/2, math.MaxInt64/2, asks)
+	require.NoError(s.t, err)
+	defer q.Close()
+	set := q.Select(ctx, true, nil, labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+"))
+	mint, maxt := int64(math.MaxInt64), int64(math.MinInt64)
+	for set.Next() {
+		it := set.At().Iterator(nil)
+		for it.Next() != chunkenc.ValNone {
+			at := it.AtT()
+			mint, maxt = min(mint, at), max(maxt, at)
+			require.True(s.t, slices.ContainsFunc(held, func(h fetch.Interval) bool { return h.Mint <= at && at <= h.Maxt }), "%d is in none of %v", at, held)
+		}
+	}
+	require.NoError(s.t, set.Err())
+	for _, h := range held {
+		require.True(s.t, mint <= h.Mint && h.Maxt <= maxt, "%v has nothing at its ends, there is %d to %d", held, mint, maxt)
+	}
 }
 
 // verify holds what can be read against the ledger, sample by sample.

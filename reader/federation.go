@@ -294,6 +294,11 @@ type renamed struct {
 
 func (r renamed) Labels() labels.Labels { return r.labels }
 
+// AppendChunks implements merge.Undecoded.
+func (r renamed) AppendChunks(out []merge.Chunk) (_ []merge.Chunk, ok bool) {
+	return merge.ChunksOf(r.Series, out)
+}
+
 // labelledSet gives out a tenant's series with the label, in the order of the series without it.
 type labelledSet struct {
 	storage.SeriesSet

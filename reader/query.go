@@ -187,6 +187,13 @@ func (q *querier) begin(stop func() error) bool {
 }
 
 func (q *querier) selectAll(ctx context.Context, qry *query, hints *storage.SelectHints, ms []*labels.Matcher) storage.SeriesSet {
+	if hints != nil && hints.Start < q.mint && hints.Start <= hints.End { // sources go by the hints
+		if hints.End < q.mint {
+			return storage.EmptySeriesSet()
+		}
+		later := *hints
+		later.Start, hints = q.mint, &later
+	}
 	mint, maxt, limit := q.mint, q.maxt, 0
 	if hints != nil {
 		limit = hints.Limit

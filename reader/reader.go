@@ -223,6 +223,14 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 func (r *Reader) Run(ctx context.Context) error {
 	defer r.store.Close()
 	defer r.front.Close()
+	disk := make(chan struct{})
+	defer func() { <-disk }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(disk)
+		_ = r.store.Run(ctx) // ends with ctx, and never else
+	}()
 	defer r.ready.Store(false)
 	if err := r.cat.Sync(ctx); err != nil {
 		return endOf(ctx, fmt.Errorf("catch up with the catalogue: %w", err))

@@ -293,11 +293,6 @@ type blockError struct {
 func (e *blockError) Error() string { return e.err.Error() }
 func (e *blockError) Unwrap() error { return e.err }
 
-// wholeSelector gives chunks as they are in the block, for passing on.
-type wholeSelector interface {
-	SelectWhole(ctx context.Context, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet
-}
-
 // blocksQuerier reads several blocks in this process. The ranks of its series are the places of their blocks.
 type blocksQuerier struct {
 	reader     *Reader
@@ -340,13 +335,7 @@ func (q *blocksQuerier) each(ctx context.Context, use func(ctx context.Context, 
 func (q *blocksQuerier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
 	sets := make([]storage.SeriesSet, len(q.entries))
 	err := q.each(ctx, func(ctx context.Context, i int, bq storage.Querier) (err error) {
-		var set storage.SeriesSet
-		if whole, ok := bq.(wholeSelector); ok && q.release != nil {
-			set = whole.SelectWhole(ctx, hints, slices.Clone(ms)...)
-		} else {
-			set = bq.Select(ctx, true, hints, slices.Clone(ms)...)
-		}
-		sets[i], err = prime(merge.RankSeriesSet(set, i))
+		sets[i], err = prime(merge.RankSeriesSet(bq.Select(ctx, true, hints, slices.Clone(ms)...), i))
 		return err
 	})
 	if err != nil {

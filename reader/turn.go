@@ -2,6 +2,7 @@ package reader
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -9,12 +10,14 @@ import (
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"sluice/internal/trace"
+	"sluice/internal/web"
 	"sluice/schema"
 )
 
 // dataEndpoints are those whose work has to wait for its turn: all that look at samples, series or labels.
 var dataEndpoints = map[string]bool{
 	"/query": true, "/query_range": true, "/query_exemplars": true, "/series": true, "/labels": true, "/label/{name}/values": true, "/read": true,
+	"/search/metric_names": true, "/search/label_names": true, "/search/label_values": true,
 	"/federate": true, "/cardinality/label_names": true, "/cardinality/label_values": true, "/cardinality/active_series": true, "/status/tsdb": true,
 }
 
@@ -31,7 +34,7 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 	limits := r.queryLimits(opts)
 	opts.noStore = strings.Contains(req.Header.Get("Cache-Control"), "no-store")
 	switch endpoint {
-	case "/series", "/labels", "/label/{name}/values":
+	case "/series", "/labels", "/label/{name}/values", "/search/metric_names", "/search/label_names", "/search/label_values":
 		if err := r.limitLabels(req, limits); err != nil {
 			respondError(out, req, err)
 			return
@@ -49,6 +52,10 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 	leave, err := r.queue.Enter(ctx, opts.whose(), limits.MaxOutstandingRequestsPerTenant)
 	opts.asking.enter("")
 	if err != nil {
+		var refused *schema.Error
+		if errors.As(err, &refused) {
+			web.SetRetryAfter(out, refused.RetryAfter)
+		}
 		respondError(out, req, err)
 		return
 	}

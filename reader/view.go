@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -50,14 +51,11 @@ type avoidKey struct {
 // newView takes a snapshot of the catalogue for the tenant. before, when not nil, is the view that proved too old.
 func (r *Reader) newView(ctx context.Context, opts *options, before *view) (*view, error) {
 	v := &view{avoid: map[avoidKey]error{}, skip: map[string]error{}, cut: map[int32]cut{}}
-	n, err := r.log.Partitions(ctx, log.TopicSamples)
+	topic, err := r.topicSamples(ctx, opts.strong || before != nil)
 	if err != nil {
 		return nil, logDown(ctx, err)
 	}
-	v.partitions = n
-	if v.topicID, err = r.topicID(ctx); err != nil {
-		return nil, logDown(ctx, err)
-	}
+	v.partitions, v.topicID = topic.partitions, topic.id
 	if before != nil {
 		v.strong, v.wait, v.waitUntil, v.avoid, v.skip = before.strong, before.wait, before.waitUntil, before.avoid, before.skip
 	} else {
@@ -82,25 +80,39 @@ func (r *Reader) newView(ctx context.Context, opts *options, before *view) (*vie
 	return v, nil
 }
 
-// topicAge is how long the ID of the topic is believed: asking costs a round trip to the brokers.
+// topicAge is how long is believed what is known of the topic: asking costs round trips to the brokers.
 const topicAge = 10 * time.Second
 
 type topicSeen struct {
-	id string
-	at time.Time
+	id         string
+	partitions int32
+	at         time.Time
 }
 
-// topicID returns the incarnation of the topic of samples, as of not long ago.
-func (r *Reader) topicID(ctx context.Context) (string, error) {
-	if seen := r.topic.Load(); seen != nil && time.Since(seen.at) < topicAge {
-		return seen.id, nil
+// topicSamples returns the incarnation of the topic of samples as of not long ago, and its partitions: as of now if exact
+// is set. Else those that somebody holds count as well, as producers write to new ones once they are held.
+func (r *Reader) topicSamples(ctx context.Context, exact bool) (t topicSeen, err error) {
+	seen := r.topic.Load()
+	fresh := seen != nil && time.Since(seen.at) < topicAge
+	if fresh {
+		t = *seen
+	} else if t.id, err = r.log.TopicID(ctx, log.TopicSamples); err != nil {
+		return t, err
 	}
-	id, err := r.log.TopicID(ctx, log.TopicSamples)
-	if err != nil {
-		return "", err
+	if !fresh || exact {
+		if t.partitions, err = r.log.Partitions(ctx, log.TopicSamples); err != nil {
+			return t, err
+		}
 	}
-	r.topic.Store(&topicSeen{id, time.Now()})
-	return id, nil
+	if !fresh {
+		t.at = time.Now()
+		now := t
+		r.topic.Store(&now)
+	}
+	for fresh && !exact && t.partitions < math.MaxInt16 && len(r.dir.Holders(t.partitions)) > 0 {
+		t.partitions++
+	}
+	return t, nil
 }
 
 // snapshot takes blocks, offsets and gaps of one moment from the catalogue. Offsets of another incarnation of the topic say

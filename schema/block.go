@@ -12,8 +12,8 @@ const (
 	MetaFile         = "meta.json" // uploaded last: a folder without it is no block
 	IndexFile        = "index"
 	ChunksDir        = "chunks"
-	ExemplarsFile    = "exemplars"     // only where there are any; internal/exemplars has its layout
 	HeaderFile       = "sluice-header" // of the index, for readers; not every block has one, and none needs it
+	ExemplarsFile    = "exemplars"     // only where there are any; internal/exemplars has its layout
 	DeletionMarkFile = "deletion-mark.json"
 	BucketIndexFile  = "bucket-index.json.gz" // <tenant>/bucket-index.json.gz
 	MetadataDir      = "metadata"             // <tenant>/metadata/<partition>.json.gz

@@ -146,6 +146,12 @@ func asks(ctx context.Context, s *instance, tenant string, form url.Values, o *o
 		}
 		if err == nil {
 			o.add(resp.StatusCode, string(said))
+			if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
+				select { // as it was told to
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
+			}
 		}
 	}
 	if err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {

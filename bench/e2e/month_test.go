@@ -48,7 +48,9 @@ func TestMonth(t *testing.T) {
 	store := func() (gets, size float64) { // of this life of the process
 		gets, _, err := s.metric("sluice_store_requests_total") // there is none before the first
 		require.NoError(t, err)
-		return gets, s.mustMetric("sluice_store_fetched_bytes_total")
+		size, _, err = s.metric("sluice_store_fetched_bytes_total")
+		require.NoError(t, err)
+		return gets, size
 	}
 	steps := h.Days*24 + 1
 	for _, q := range []struct {

@@ -94,12 +94,26 @@ func (s sample) same(o sample) bool {
 	return o.h == nil && o.fh == nil && math.Float64bits(s.v) == math.Float64bits(o.v)
 }
 
-// collect reads what a querier returns.
+// collect reads what a querier returns, and holds it against tsdb's over the head as a block.
 func collect(t *testing.T, h *Head, mint, maxt int64, matchers ...*labels.Matcher) map[string][]sample {
 	t.Helper()
 	q, err := tsdb.NewBlockQuerier(h.Block(mint, maxt), mint, maxt)
 	require.NoError(t, err)
 	defer q.Close()
+	got := read(t, h.Querier(mint, maxt), matchers)
+	like := read(t, q, matchers)
+	require.Len(t, got, len(like))
+	for name, want := range like {
+		require.Len(t, got[name], len(want), name)
+		for i := range want {
+			require.True(t, want[i].same(got[name][i]), "%s: want %+v, got %+v", name, want[i], got[name][i])
+		}
+	}
+	return got
+}
+
+func read(t *testing.T, q storage.Querier, matchers []*labels.Matcher) map[string][]sample {
+	t.Helper()
 	out := map[string][]sample{}
 	set := q.Select(context.Background(), true, nil, matchers...)
 	var it chunkenc.Iterator
@@ -381,7 +395,7 @@ func TestReadersBesideTheAppender(t *testing.T) {
 					return
 				default:
 				}
-				for name, got := range collect(t, h, math.MinInt64/2, math.MaxInt64/2, everything) {
+				for name, got := range read(t, h.Querier(math.MinInt64/2, math.MaxInt64/2), []*labels.Matcher{everything}) {
 					for i, smp := range got {
 						if want := float64(smp.t); !strings.Contains(name, "h") && smp.v != want || i > 0 && smp.t <= got[i-1].t {
 							t.Errorf("%s: %+v", name, smp)

@@ -37,7 +37,7 @@ const (
 	headerMagic   = "SLHD"
 	headerVersion = 1
 
-	stretchBytes    = 16 << 10
+	stretchBytes    = 8 << 10
 	stretchPostings = 64 << 10
 
 	// HeaderFrom is the size of an index, in bytes, from which on it gets a header: a smaller one is read with one GET itself.

@@ -449,6 +449,47 @@ func TestCancelStopsTheSource(t *testing.T) {
 	srv.Client().CloseIdleConnections()
 }
 
+// timesSource tells of which times it holds something.
+type timesSource struct {
+	*fakeSource
+	held []Interval
+}
+
+func (s timesSource) Held(_ context.Context, tenant schema.Tenant, asks []Ask) ([]Interval, Applied, error) {
+	s.tenant, s.asks = tenant, asks
+	return s.held, Applied{3: 70}, s.openErr
+}
+
+func TestTimesCross(t *testing.T) {
+	fake := &fakeSource{}
+	held := []Interval{{math.MinInt64, -5}, {7, math.MaxInt64}}
+	got, applied, err := serve(t, timesSource{fake, held}).Held(context.Background(), "acme", []Ask{{Partition: 3, From: 7, Wait: 9}})
+	require.NoError(t, err)
+	require.Equal(t, held, got)
+	require.Equal(t, Applied{3: 70}, applied)
+	require.Equal(t, []Ask{{Partition: 3, From: 7, Wait: 9}}, fake.asks)
+
+	got, _, err = serve(t, timesSource{fake, nil}).Held(context.Background(), "acme", nil)
+	require.NoError(t, err)
+	require.Empty(t, got)
+
+	fake.openErr = &HoleError{Partition: 3, From: 7, Held: 8}
+	_, _, err = serve(t, timesSource{fake, nil}).Held(context.Background(), "acme", nil)
+	var hole *HoleError
+	require.ErrorAs(t, err, &hole)
+	require.Equal(t, fake.openErr, hole)
+
+	// Who does not know may hold anything.
+	got, _, err = serve(t, fake).Held(context.Background(), "acme", nil)
+	require.NoError(t, err)
+	require.Equal(t, []Interval{Always}, got)
+	older := httptest.NewServer(http.NotFoundHandler())
+	defer older.Close()
+	got, _, err = NewClient(older.URL, older.Client(), time.Minute).Held(context.Background(), "acme", nil)
+	require.NoError(t, err)
+	require.Equal(t, []Interval{Always}, got)
+}
+
 func TestExemplarsAndMetadata(t *testing.T) {
 	src := &fakeSource{
 		found: []exemplar.QueryResult{{

@@ -240,6 +240,23 @@ func (s *series) Iterator(it chunkenc.Iterator) chunkenc.Iterator {
 	return c
 }
 
+// AppendChunks implements merge.Undecoded.
+func (s *series) AppendChunks(out []merge.Chunk) (_ []merge.Chunk, ok bool) {
+	last := int64(math.MinInt64)
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if i > 0 && c.MinTimeMs <= last {
+			return out, false
+		}
+		last = c.MaxTimeMs
+		out = append(out, merge.Chunk{
+			MinTime: c.MinTimeMs, MaxTime: c.MaxTimeMs, From: s.mint, To: s.maxt,
+			Encoding: chunkenc.Encoding(c.Type & encodingMask), Data: c.Data,
+		})
+	}
+	return out, true
+}
+
 // chunkIterator walks the samples of a series inside of its time range.
 type chunkIterator struct {
 	series *series

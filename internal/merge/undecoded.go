@@ -49,9 +49,14 @@ func AppendMetas(out []Chunk, metas []chunks.Meta, from, to int64) []Chunk {
 
 // AppendChunks merges chunks as long as none of one part overlaps one of another: in the order of time each is as good
 // as alone. Copies are dropped: the same block is built by several zones.
-func (m *merged) AppendChunks(out []Chunk) (_ []Chunk, ok bool) {
+func (m *merged) AppendChunks(out []Chunk) (_ []Chunk, ok bool) { return appendMerged(out, m.sorted) }
+
+// AppendChunks is that of the merged series.
+func (g *group) AppendChunks(out []Chunk) (_ []Chunk, ok bool) { return appendMerged(out, g.parts) }
+
+func appendMerged[S storage.Series](out []Chunk, sorted []S) (_ []Chunk, ok bool) {
 	first := len(out)
-	for _, s := range m.sorted {
+	for _, s := range sorted {
 		if out, ok = ChunksOf(s, out); !ok {
 			return out[:first], false
 		}

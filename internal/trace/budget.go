@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"sluice/schema"
 )
@@ -30,13 +29,10 @@ func (b *Budget) take(n, holds int64) error {
 	case n <= 0 || used <= b.max:
 		return nil
 	case holds > b.max/2: // coming back does not help
-		return schema.NewError(schema.ErrMaxMemoryPerQuery, http.StatusUnprocessableEntity,
-			"query needs %d bytes of memory or more; all queries of this process together may have %d (%s)", holds, b.max, b.name)
+		return limitError{schema.NewError(schema.ErrMaxMemoryPerQuery, http.StatusUnprocessableEntity,
+			"query needs %d bytes of memory or more; all queries of this process together may have %d (%s)", holds, b.max, b.name)}
 	}
-	return &schema.Error{
-		ID: schema.ErrOverloaded, Status: http.StatusServiceUnavailable, RetryAfter: time.Second,
-		Message: "the queries of this process need more memory than they may have together (" + b.name + ")",
-	}
+	return limitError{schema.Unavailable(schema.ErrOverloaded, nil, "the queries of this process hold %d bytes of memory together, the limit is %d (%s)", used, b.max, b.name)}
 }
 
 // share is a query's part of a budget.

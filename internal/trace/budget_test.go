@@ -22,6 +22,7 @@ func TestBudget(t *testing.T) {
 
 	small, ctx := begin()
 	err := Add(ctx, Memory, 30) // for others' sake
+	require.True(t, IsLimit(err))
 	var se *schema.Error
 	require.ErrorAs(t, err, &se)
 	require.Equal(t, schema.ErrOverloaded, se.ID)

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/trace"
 )
 
 const (
@@ -102,6 +103,7 @@ type scratch struct {
 	hashed  []byte
 	values  []float64 // of the series of a run
 	readAt  []int64
+	taken   int64 // samples taken out of chunks for the run
 	out     []outcome
 }
 
@@ -128,7 +130,10 @@ func (w *scratch) resets(vs []float64) []int {
 }
 
 // evaluate computes the results of a subtree over the series of set.
-func evaluate(ctx context.Context, cfg *Config, s *subtree, set storage.SeriesSet) ([]series, annotations.Annotations, error) {
+func evaluate(ctx context.Context, cfg *Config, s *subtree, set storage.SeriesSet) (_ []series, _ annotations.Annotations, err error) {
+	ctx, span := trace.Start(ctx, "evaluate")
+	span.Set("selector", s.selector.String())
+	defer func() { span.End(err) }()
 	steps := s.grid.steps()
 	in := &source{set: set, n: max(1, min(runSeries, runPoints/steps)), last: make(chan struct{})}
 	close(in.last)
@@ -202,7 +207,11 @@ func (e *evaluation) work(ctx context.Context, stop context.CancelCauseFunc, r *
 		if ctx.Err() != nil {
 			return
 		}
-		if err := e.compute(r.series); err != nil {
+		err := e.compute(r.series)
+		if err == nil {
+			err = trace.Add(ctx, trace.Samples, e.scratch.taken)
+		}
+		if err != nil {
 			stop(err)
 			return
 		}
@@ -227,10 +236,12 @@ func (e *evaluation) compute(all []storage.Series) error {
 	}
 	left := w.values[:cap(w.values)]
 	clear(w.readAt)
+	w.taken = 0
 	for _, s := range all {
 		if err := e.load(s); err != nil {
 			return err
 		}
+		w.taken += int64(len(w.samples.ts))
 		out := left[:steps:steps]
 		o := outcome{counts: e.windows(&w.samples, out, w.readAt), values: out}
 		if o.results > 0 {

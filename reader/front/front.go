@@ -151,6 +151,13 @@ func (f *Front) Close() {
 	}
 }
 
+// Wait returns once what was put into the cache before is there, for tests.
+func (f *Front) Wait() {
+	if f.cache != nil {
+		f.cache.entries.Wait()
+	}
+}
+
 // engine returns the engine for so many samples.
 func (f *Front) engine(samples int) promql.QueryEngine {
 	f.mu.Lock()

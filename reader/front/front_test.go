@@ -384,7 +384,7 @@ func TestSameAsThePlainEngine(t *testing.T) {
 			qs := queries[rng.IntN(len(queries))]
 			opts := promql.NewPrometheusQueryOpts(rng.IntN(4) == 0, time.Duration(rng.IntN(2))*3*time.Minute)
 			for again := range int64(3) { // the window moves
-				f.cache.wait()
+				f.Wait()
 				shift := again * rng.Int64N(5) * step.Milliseconds()
 				same(t, w, f, plain, qs, opts, end-length+shift, end+shift, step)
 			}
@@ -407,7 +407,7 @@ func TestEveryShape(t *testing.T) {
 	for _, qs := range queries {
 		for range 2 {
 			same(t, w, f, plain, qs, nil, 20*minute, 290*minute+3, 2*time.Minute)
-			f.cache.wait()
+			f.Wait()
 		}
 		same(t, w, f, plain, qs, promql.NewPrometheusQueryOpts(true, 0), 0, 290*minute, 4*time.Minute)
 		same(t, w, f, plain, qs, nil, 90*minute, 90*minute, time.Minute)
@@ -433,7 +433,7 @@ func TestWhatIsAsked(t *testing.T) {
 	worked := func(start, end int64) (n int) {
 		before := w.selects
 		require.NoError(t, ask(t, f, w, context.Background(), "sum(up)", start, end, time.Minute).Err)
-		f.cache.wait()
+		f.Wait()
 		return w.selects - before
 	}
 	require.Equal(t, 5, worked(0, 290*minute))
@@ -473,7 +473,7 @@ func TestNotKeptWhenItChangesMeanwhile(t *testing.T) {
 		})
 	}
 	require.NoError(t, ask(t, f, w, context.Background(), "up", 0, 90*minute, time.Minute).Err)
-	f.cache.wait()
+	f.Wait()
 	w.onSelect = nil
 	w.blocks, w.ids = w.blocks[:1], w.ids[:1] // and gone again
 	same(t, w, f, plain, "up", nil, 0, 90*minute, time.Minute)

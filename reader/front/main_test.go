@@ -22,6 +22,3 @@ func mapsKeys[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
 func counter(t *testing.T, f *Front, result string) float64 {
 	return testutil.ToFloat64(f.metrics.parts.WithLabelValues(result))
 }
-
-// wait lets what was put in arrive.
-func (c *cache) wait() { c.entries.Wait() }

@@ -357,8 +357,8 @@ func (q *query) work(outer context.Context, parts []*part) *promql.Result {
 		case p.result == nil:
 			stopped = &promql.Result{Err: promql.ErrQueryCanceled("query execution")}
 		case p.result.Err != nil:
-			if !errors.As(p.result.Err, new(promql.ErrQueryCanceled)) {
-				return p.result
+			if !errors.As(p.result.Err, new(promql.ErrQueryCanceled)) && !errors.Is(p.result.Err, context.Canceled) {
+				return p.result // what the others were stopped for
 			}
 			stopped = p.result
 		}

@@ -114,6 +114,16 @@ func (q *Queue) Spare(tenant schema.Tenant) (leave func(), ok bool) {
 	return q.leaver(t), true
 }
 
+// Waiting returns how many requests of the tenant wait.
+func (q *Queue) Waiting(tenant schema.Tenant) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t := q.tenants[tenant]; t != nil {
+		return len(t.waiting)
+	}
+	return 0
+}
+
 // free says whether t may have another place. q.mu is held, as in all that follows.
 func (q *Queue) free(t *turns) bool { return q.busy < q.places && t.working < q.most }
 

@@ -3,16 +3,14 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/tsdb/index"
-	"github.com/prometheus/prometheus/tsdb/tombstones"
 	"github.com/prometheus/prometheus/util/annotations"
 	"golang.org/x/sync/errgroup"
 
@@ -34,7 +32,6 @@ type seriesSet struct {
 	hurry      bool              // rather read too much than one round trip more
 	hints      storage.SelectHints
 	mint, maxt int64
-	whole      bool // see SelectWhole
 
 	cur storage.SeriesSet // over the current batch
 	err error
@@ -66,7 +63,7 @@ func (s *seriesSet) At() storage.Series                { return s.cur.At() }
 func (s *seriesSet) Err() error                        { return s.err }
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
 
-// prepare reads a batch and puts Prometheus' own block querier over it.
+// prepare reads a batch.
 func (s *seriesSet) prepare(refs []uint32) (_ storage.SeriesSet, err error) {
 	defer recovered(s.block.index.file, &err)
 	defer trace.Current(s.ctx).Busy(time.Now())
@@ -107,67 +104,46 @@ func (s *seriesSet) prepare(refs []uint32) (_ storage.SeriesSet, err error) {
 			return nil, err
 		}
 	}
-	if s.whole {
-		return &wholeSet{batch: b}, nil
-	}
-	q, err := tsdb.NewBlockQuerier(b, s.mint, s.maxt)
-	if err != nil {
-		return nil, fmt.Errorf("open batch: %w", err)
-	}
-	hints := s.hints
-	hints.ShardCount = 0                                                                         // done above
-	return q.Select(s.ctx, false, &hints, labels.MustNewMatcher(labels.MatchEqual, "", "")), nil // all of the batch
+	return &batchSet{series: b.undecoded(s.hints.DisableTrimming, s.mint, s.maxt), at: -1}, nil
 }
 
-// wholeSet gives the series of a batch with their chunks as they are.
-type wholeSet struct {
-	batch *batch
-	next  int
-	cur   wholeSeries
-	err   error
+// batchSet gives the series of a batch.
+type batchSet struct {
+	series []merge.ChunksSeries
+	at     int
 }
 
-func (s *wholeSet) Next() bool {
-	b := s.batch
-	if s.err != nil || s.next == len(b.series) {
-		return false
+func (s *batchSet) Next() bool                      { s.at++; return s.at < len(s.series) }
+func (s *batchSet) At() storage.Series              { return &s.series[s.at] }
+func (*batchSet) Err() error                        { return nil }
+func (*batchSet) Warnings() annotations.Annotations { return nil }
+
+// undecoded returns the series with their chunks; without any if labels alone were asked for. Samples outside of
+// [mint, maxt] do not count, but for a caller who wants them all.
+func (b *batch) undecoded(all bool, mint, maxt int64) []merge.ChunksSeries {
+	if all {
+		mint, maxt = math.MinInt64, math.MaxInt64
 	}
-	e := &b.series[s.next]
-	s.next++
-	metas := slices.Clone(b.metas[e.from:e.to])
-	for i := range metas {
-		if b.chunks == nil {
-			metas = nil // labels alone were asked for
-			break
+	series := make([]merge.ChunksSeries, len(b.series))
+	parts := make([]merge.Chunk, 0, len(b.chunks))
+	for i, e := range b.series {
+		first := len(parts)
+		if b.chunks != nil {
+			for j := e.from; j < e.to; j++ {
+				m, c := &b.metas[j], &b.chunks[j]
+				parts = append(parts, merge.Chunk{MinTime: m.MinTime, MaxTime: m.MaxTime, From: mint, To: maxt, Encoding: c.enc, Data: c.data})
+			}
 		}
-		if metas[i].Chunk, _, s.err = b.ChunkOrIterable(metas[i]); s.err != nil {
-			return false
-		}
+		series[i] = *merge.OfChunks(e.labels, parts[first:len(parts):len(parts)])
 	}
-	s.cur = wholeSeries{merge.SeriesOfChunks(e.labels, metas), metas}
-	return true
+	return series
 }
 
-func (s *wholeSet) At() storage.Series              { return s.cur }
-func (s *wholeSet) Err() error                      { return s.err }
-func (*wholeSet) Warnings() annotations.Annotations { return nil }
-
-// wholeSeries is a series that gives its chunks to whoever passes them on.
-type wholeSeries struct {
-	storage.Series
-	metas []chunks.Meta
-}
-
-// Chunks returns the chunks.
-func (s wholeSeries) Chunks(chunks.Iterator) chunks.Iterator {
-	return storage.NewListChunkSeriesIterator(s.metas...)
-}
-
-// batch is a number of series with their chunks in memory, as a block.
+// batch is a number of series with their chunks in memory.
 type batch struct {
 	series []batchEntry
-	metas  []chunks.Meta // in range; Ref is the position in chunks
-	chunks []batchChunk
+	metas  []chunks.Meta // in range
+	chunks []batchChunk  // of metas; nil: labels alone are asked for
 }
 
 type batchEntry struct {
@@ -217,13 +193,7 @@ func (b *batch) load(ctx context.Context, blk *block, series []batchEntry) error
 		order = order[n:]
 		g.Go(func() error { return f.fail(b.loadSegment(gctx, blk, f, these)) })
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for i := range b.metas {
-		b.metas[i].Ref = chunks.ChunkRef(i)
-	}
-	return nil
+	return g.Wait()
 }
 
 func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []int) (err error) {
@@ -264,51 +234,3 @@ func (b *batch) loadSegment(ctx context.Context, blk *block, f *file, order []in
 
 // minChunk is the number of bytes that every decoder reads without looking.
 const minChunk = 2
-
-// The batch as tsdb.BlockReader.
-
-func (b *batch) Index() (tsdb.IndexReader, error)       { return batchIndex{batch: b}, nil }
-func (b *batch) Chunks() (tsdb.ChunkReader, error)      { return b, nil }
-func (b *batch) Tombstones() (tombstones.Reader, error) { return tombstones.NewMemTombstones(), nil }
-func (b *batch) Meta() tsdb.BlockMeta                   { return tsdb.BlockMeta{} }
-func (b *batch) Size() int64                            { return 0 }
-func (b *batch) Close() error                           { return nil }
-
-// ChunkOrIterable returns a chunk that load has read.
-func (b *batch) ChunkOrIterable(m chunks.Meta) (chunkenc.Chunk, chunkenc.Iterable, error) {
-	if uint64(m.Ref) >= uint64(len(b.chunks)) {
-		return nil, nil, errUnused
-	}
-	c := b.chunks[m.Ref]
-	chunk, err := chunkenc.FromData(c.enc, c.data)
-	return chunk, nil, err
-}
-
-// batchIndex is as much of a tsdb.IndexReader as the block querier uses when it is asked for everything.
-type batchIndex struct {
-	tsdb.IndexReader // nil: a method that is not below is not called
-	batch            *batch
-}
-
-func (x batchIndex) Postings(_ context.Context, name string, _ ...string) (index.Postings, error) {
-	if name != "" {
-		return nil, errUnused
-	}
-	refs := make([]storage.SeriesRef, len(x.batch.series))
-	for i := range refs {
-		refs[i] = storage.SeriesRef(i)
-	}
-	return index.NewListPostings(refs), nil
-}
-
-func (x batchIndex) SortedPostings(p index.Postings) index.Postings { return p }
-
-func (x batchIndex) Series(ref storage.SeriesRef, b *labels.ScratchBuilder, metas *[]chunks.Meta) error {
-	e := &x.batch.series[ref]
-	b.Reset()
-	b.Assign(e.labels)
-	*metas = append((*metas)[:0], x.batch.metas[e.from:e.to]...)
-	return nil
-}
-
-func (x batchIndex) Close() error { return nil }

@@ -3,8 +3,10 @@ package store
 import (
 	"context"
 	"fmt"
+	"math"
 
 	layout "sluice/internal/block"
+	"sluice/reader/store/disk"
 )
 
 // header returns the header of an index: the one that was written with the block, else one that is made of the index by
@@ -24,6 +26,14 @@ func (s *Store) header(ctx context.Context, index, file *file, sum [32]byte) (h 
 		s.logger.Warn("the header of a block's index cannot be used and is made again of the index", "tenant", index.tenant, "block", index.block, "err", err)
 		from = "broken"
 	}
+	kept := disk.Key{File: index.id, Page: math.MaxUint32} // where a header that took long to make is kept
+	if b := s.pages.disk.Get(kept); b != nil && index.size > wholeBytes {
+		if h, err := layout.DecodeHeader(b); err == nil && h.IndexSize == index.size {
+			s.metrics.headers.WithLabelValues("disk").Inc()
+			return h, nil
+		}
+		s.pages.disk.Drop(kept)
+	}
 	if index.size <= wholeBytes && index.size > 0 { // all of it at once
 		whole := []span{{0, index.size}}
 		if err := s.pages.read(ctx, index, forHeader, whole, func(int, []byte) error { return nil }); err != nil {
@@ -37,6 +47,9 @@ func (s *Store) header(ctx context.Context, index, file *file, sum [32]byte) (h 
 		return nil, err
 	}
 	s.metrics.headers.WithLabelValues(from).Inc()
+	if index.size > wholeBytes {
+		s.pages.disk.Put(kept, h.Append(nil))
+	}
 	return h, nil
 }
 

@@ -14,7 +14,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
-	return &metrics{
+	m := &metrics{
 		hits:      f.NewCounter(prometheus.CounterOpts{Name: "sluice_store_cache_hits_total", Help: "Pages found in memory."}),
 		misses:    f.NewCounter(prometheus.CounterOpts{Name: "sluice_store_cache_misses_total", Help: "Pages not found in memory."}),
 		bytes:     f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_fetched_bytes_total", Help: "Bytes read from the bucket, by what for."}, []string{"reason"}),
@@ -23,4 +23,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		openBytes: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_store_open_bytes", Help: "Memory of the index headers of open blocks."}),
 		headers:   f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_headers_total", Help: "Blocks opened, by where the index header came from: bucket, disk, built (the block has none), broken (built, as the one in the bucket cannot be used)."}, []string{"from"}),
 	}
+	for _, why := range []reason{forHeader, forTable, forPostings, forSeries, forSymbols, forChunks} { // there from the start, with 0
+		m.bytes.WithLabelValues(string(why))
+		m.requests.WithLabelValues("ok", string(why))
+	}
+	return m
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"sync"
 
@@ -14,6 +15,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	layout "sluice/internal/block"
+	"sluice/internal/trace"
+	"sluice/reader/store/disk"
 )
 
 const (
@@ -37,6 +40,7 @@ type pages struct {
 	size    int64
 	metrics *metrics
 	cache   *ristretto.Cache[uint64, *page]
+	disk    *disk.Cache
 	slots   chan struct{} // one for each GET that may be under way
 
 	closing sync.RWMutex // held for reading while the cache is used: it does not bear being closed under somebody's hands
@@ -71,7 +75,7 @@ type run struct {
 // span is a range of bytes of a file.
 type span struct{ from, to int64 }
 
-func newPages(bkt objstore.BucketReader, cfg Config, m *metrics) (*pages, error) {
+func newPages(bkt objstore.BucketReader, cfg Config, m *metrics, d *disk.Cache) (*pages, error) {
 	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *page]{
 		NumCounters: max(10*cfg.CacheBytes/int64(cfg.PageBytes), 1000),
 		MaxCost:     cfg.CacheBytes,
@@ -81,7 +85,7 @@ func newPages(bkt objstore.BucketReader, cfg Config, m *metrics) (*pages, error)
 		return nil, fmt.Errorf("make page cache: %w", err)
 	}
 	return &pages{
-		bkt: bkt, cfg: cfg, size: int64(cfg.PageBytes), metrics: m, cache: cache,
+		bkt: bkt, cfg: cfg, size: int64(cfg.PageBytes), metrics: m, cache: cache, disk: d,
 		slots: make(chan struct{}, cfg.Parallelism), flight: map[pageID]*run{},
 	}, nil
 }
@@ -163,11 +167,24 @@ func (p *pages) load(ctx context.Context, f *file, why reason, nums []int64) ([]
 	missing := p.cached(f, nums, got)
 	p.metrics.hits.Add(float64(len(nums) - missing))
 	p.metrics.misses.Add(float64(missing))
+	if err := errors.Join(trace.Add(ctx, trace.PageHits, int64(len(nums)-missing)), trace.Add(ctx, trace.PageMisses, int64(missing))); err != nil {
+		return nil, err
+	}
+	if missing > 0 && p.disk.On() {
+		found := p.fromDisk(f, nums, got)
+		missing -= found
+		if err := trace.Add(ctx, trace.DiskHits, int64(found)); err != nil {
+			return nil, err
+		}
+	}
 	for missing > 0 {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		mine, others := p.claim(f, nums, got)
+		if err := p.account(ctx, f, mine); err != nil {
+			return nil, err
+		}
 		g, gctx := errgroup.WithContext(ctx)
 		for _, r := range mine {
 			g.Go(func() error {
@@ -205,6 +222,28 @@ func (p *pages) load(ctx context.Context, f *file, why reason, nums []int64) ([]
 	return got, nil
 }
 
+// account counts what the query is going to fetch. Past a limit nothing is fetched, and whoever waits for it does it.
+func (p *pages) account(ctx context.Context, f *file, mine []*run) error {
+	var n int64
+	for _, r := range mine {
+		n += min((r.last+1)*p.size, f.size) - r.first*p.size
+	}
+	err := errors.Join(trace.Add(ctx, trace.BucketRequests, int64(len(mine))), trace.Add(ctx, trace.BucketBytes, n))
+	if err == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range mine {
+		for n := r.first; n <= r.last; n++ {
+			delete(p.flight, pageID{f.key, n})
+		}
+		r.err = context.Canceled
+		close(r.done)
+	}
+	return err
+}
+
 func find(runs []*run, n int64) []byte {
 	for _, r := range runs {
 		if r.err == nil && r.first <= n && n <= r.last {
@@ -227,6 +266,42 @@ func (p *pages) cached(f *file, nums []int64, got [][]byte) int {
 		}
 	}
 	return missing
+}
+
+// diskReads is how many pages one query reads from the local disk at a time.
+const diskReads = 8
+
+// fromDisk fills in what the local disk has and returns how many pages that are.
+func (p *pages) fromDisk(f *file, nums []int64, got [][]byte) (found int) {
+	var g errgroup.Group
+	g.SetLimit(diskReads)
+	var lack []int
+	for i, n := range nums {
+		if got[i] == nil && n <= math.MaxUint32 {
+			lack = append(lack, i)
+		}
+	}
+	for part := range slices.Chunk(lack, max(len(lack)/diskReads, 8)) {
+		g.Go(func() error {
+			for _, i := range part {
+				b := p.disk.Get(disk.Key{File: f.id, Page: uint32(nums[i])})
+				if want := min(p.size, f.size-nums[i]*p.size); int64(len(b)) == want {
+					got[i] = b
+				}
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // nothing fails
+	p.closing.RLock()
+	defer p.closing.RUnlock()
+	for _, i := range lack {
+		if got[i] != nil {
+			found++
+			p.cache.Set(f.cacheKey(nums[i]), &page{key: f.key, n: nums[i], b: got[i]}, int64(len(got[i]))+64)
+		}
+	}
+	return found
 }
 
 // claim sorts the missing pages into runs that the caller has to fetch and runs that others are fetching.
@@ -282,6 +357,7 @@ func (p *pages) fetchRun(ctx context.Context, f *file, why reason, r *run) {
 		p.closing.RLock()
 		for _, pg := range r.pages {
 			p.cache.Set(f.cacheKey(pg.n), pg, int64(len(pg.b))+64)
+			p.disk.Put(disk.Key{File: f.id, Page: uint32(pg.n)}, pg.b)
 		}
 		p.closing.RUnlock()
 	}
@@ -371,6 +447,7 @@ func (p *pages) drop(f *file, nums []int64) {
 	p.closing.RLock()
 	for _, n := range nums {
 		p.cache.Del(f.cacheKey(n))
+		p.disk.Drop(disk.Key{File: f.id, Page: uint32(n)})
 	}
 	p.closing.RUnlock()
 	p.mu.Lock()
@@ -460,9 +537,13 @@ func (p *pages) direct(ctx context.Context, f *file, s span) ([]byte, error) {
 	if s.from < 0 || s.to < s.from || s.to > f.size {
 		return nil, fmt.Errorf("bytes %d to %d are outside of the file of %d", s.from, s.to, f.size)
 	}
+	const part = 2 << 20
+	err := errors.Join(trace.Add(ctx, trace.BucketRequests, (s.to-s.from+part-1)/part), trace.Add(ctx, trace.BucketBytes, s.to-s.from))
+	if err != nil {
+		return nil, err
+	}
 	out := make([]byte, s.to-s.from)
 	g, gctx := errgroup.WithContext(ctx)
-	const part = 2 << 20
 	for off := int64(0); off < int64(len(out)); off += part {
 		g.Go(func() error {
 			return p.get(gctx, f, forHeader, s.from+off, [][]byte{out[off:min(off+part, int64(len(out)))]})

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -26,21 +25,11 @@ func (q *querier) Close() error { return nil }
 
 // Select returns the matching series, always sorted. It reads postings; series and chunks are read as the set advances.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
-	return q.selectSeries(ctx, hints, ms, false)
-}
-
-// SelectWhole is Select with each chunk that has a part in the range as it is in the block: for passing on, as nothing is
-// decoded. The series have a method Chunks for that. Whoever reads the samples must leave out those outside of the range.
-func (q *querier) SelectWhole(ctx context.Context, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
-	return q.selectSeries(ctx, hints, ms, true)
-}
-
-func (q *querier) selectSeries(ctx context.Context, hints *storage.SelectHints, ms []*labels.Matcher, whole bool) storage.SeriesSet {
 	found, err := q.safeFind(ctx, ms)
 	if err != nil {
 		return storage.ErrSeriesSet(err)
 	}
-	s := &seriesSet{ctx: ctx, block: q.block, refs: found.refs, rest: found.rest, hurry: found.deep, mint: q.mint, maxt: q.maxt, whole: whole}
+	s := &seriesSet{ctx: ctx, block: q.block, refs: found.refs, rest: found.rest, hurry: found.deep, mint: q.mint, maxt: q.maxt}
 	if hints != nil {
 		s.hints = *hints
 		s.mint, s.maxt = hints.Start, hints.End
@@ -223,5 +212,3 @@ func limited(s []string, hints *storage.LabelHints) []string {
 	}
 	return s
 }
-
-var errUnused = errors.New("not served by a prepared batch")

@@ -394,6 +394,12 @@ func (x *blockIndex) look(ctx context.Context, terms []*term) (parts, error) {
 			ahead = append(ahead, part{j.span, b})
 			return nil
 		}
+		last, all := "", false // the last value that is wanted, unless all may be
+		for _, t := range j.terms {
+			if all = all || t.values == nil; !all {
+				last = max(last, t.values[len(t.values)-1])
+			}
+		}
 		return x.rows(j.terms[0].label, j.stretch, b, func(value []byte, list span) bool {
 			v := unsafe.String(unsafe.SliceData(value), len(value)) // a matcher keeps nothing of it
 			for _, t := range j.terms {
@@ -401,7 +407,7 @@ func (x *blockIndex) look(ctx context.Context, terms []*term) (parts, error) {
 					t.lists = append(t.lists, list)
 				}
 			}
-			return true
+			return all || v < last
 		})
 	})
 	return ahead, err

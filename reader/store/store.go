@@ -11,6 +11,7 @@ package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"github.com/thanos-io/objstore"
 
 	layout "sluice/internal/block"
+	"sluice/reader/store/disk"
 	"sluice/schema"
 )
 
@@ -39,6 +41,8 @@ type Config struct {
 	OpenBytes   int64         // memory for the headers of opened blocks; default 128 MiB
 	Parallelism int           // GETs under way at one time; default 32
 	GetTimeout  time.Duration // for one GET; default 30 s
+
+	Disk disk.Config // pages that survive a restart; none without Bytes
 }
 
 // Validate fills in the defaults and refuses what cannot work.
@@ -56,7 +60,7 @@ func (c *Config) Validate() error {
 	case c.OpenBytes < 0 || c.Parallelism < 0 || c.GetTimeout < 0:
 		return errors.New("open bytes, parallelism and GET time-out must not be negative")
 	}
-	return nil
+	return c.Disk.Validate()
 }
 
 func defaultTo[T int | int64 | time.Duration](v *T, to T) {
@@ -90,7 +94,11 @@ func New(bkt objstore.BucketReader, cfg Config, logger *slog.Logger, reg prometh
 		return nil, fmt.Errorf("block store: %w", err)
 	}
 	m := newMetrics(reg)
-	p, err := newPages(bkt, cfg, m)
+	d, err := disk.New(cfg.Disk, logger, reg)
+	if err != nil {
+		return nil, fmt.Errorf("block store: %w", err)
+	}
+	p, err := newPages(bkt, cfg, m, d)
 	if err != nil {
 		return nil, fmt.Errorf("block store: %w", err)
 	}
@@ -99,6 +107,9 @@ func New(bkt objstore.BucketReader, cfg Config, logger *slog.Logger, reg prometh
 		opened: newLRU(cfg.OpenBytes, m.open, m.openBytes), flight: map[string]*opening{},
 	}, nil
 }
+
+// Run keeps the pages on the local disk until ctx ends. Without it there are none; the store works all the same.
+func (s *Store) Run(ctx context.Context) error { return s.pages.disk.Run(ctx) }
 
 // Close releases the cache. Queries under way go on without it.
 func (s *Store) Close() { s.pages.close() }
@@ -162,6 +173,7 @@ type file struct {
 	key    string // in the bucket
 	hash   uint64 // of key
 	size   int64
+	id     [16]byte // of key, size, hash and the length of pages: what pages on disk are of
 }
 
 // fail names the file in err; the context's errors stay what they are.
@@ -188,7 +200,7 @@ func (s *Store) open(ctx context.Context, entry *schema.BlockEntry) (*block, err
 	var sum [32]byte
 	var bytes int64
 	for _, bf := range entry.Files {
-		f := newFile(entry, bf)
+		f := s.newFile(entry, bf)
 		switch {
 		case bf.Path == schema.IndexFile:
 			index, sum = f, layout.SumOf(bf)
@@ -201,7 +213,7 @@ func (s *Store) open(ctx context.Context, entry *schema.BlockEntry) (*block, err
 	}
 	slices.SortFunc(b.segments, func(x, y *file) int { return strings.Compare(x.name, y.name) })
 	if index == nil {
-		index = newFile(entry, schema.BlockFile{Path: schema.IndexFile})
+		index = s.newFile(entry, schema.BlockFile{Path: schema.IndexFile})
 		return nil, index.fail(errors.New("the catalogue does not list it"))
 	}
 	h, err := s.header(ctx, index, header, sum)
@@ -217,9 +229,12 @@ func (s *Store) open(ctx context.Context, entry *schema.BlockEntry) (*block, err
 	return b, nil
 }
 
-func newFile(entry *schema.BlockEntry, bf schema.BlockFile) *file {
+func (s *Store) newFile(entry *schema.BlockEntry, bf schema.BlockFile) *file {
 	key := layout.Key(entry.Tenant, entry.ID, bf.Path)
-	return &file{tenant: entry.Tenant, block: entry.ID, name: bf.Path, key: key, hash: hashOf(key), size: bf.Size}
+	f := &file{tenant: entry.Tenant, block: entry.ID, name: bf.Path, key: key, hash: hashOf(key), size: bf.Size}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %d %x %d", key, bf.Size, layout.SumOf(bf), s.cfg.PageBytes))
+	copy(f.id[:], sum[:])
+	return f
 }
 
 func isContextError(err error) bool {

@@ -37,7 +37,9 @@ func benchLabels(i int) labels.Labels {
 		"image", fmt.Sprintf("registry.example.com/team/service-%d:v1.%d.0", pod%300, pod%7), "job", "kubelet", "endpoint", "https-metrics", "metrics_path", "/metrics/cadvisor", "cpu", "total", "id", fmt.Sprint("/kubepods/burstable/", i))
 }
 
-func benchValue(rnd *rand.Rand, i, j int) float64 { return float64(i*1000+j*17) + float64(rnd.IntN(15)) }
+func benchValue(rnd *rand.Rand, i, j int) float64 {
+	return float64(i*1000+j*17) + float64(rnd.IntN(15))
+}
 
 // cpu returns the time that the process has had.
 func cpu() time.Duration {
