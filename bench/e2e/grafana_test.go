@@ -17,7 +17,7 @@ import (
 )
 
 // TestBrowserlessProbes: the requests that Grafana's Prometheus data source sends are answered in Prometheus' shape,
-// under each of the three prefixes, from heads and from blocks.
+// under each of the three prefixes, from heads, from blocks, and from blocks after everything was started anew.
 func TestBrowserlessProbes(t *testing.T) {
 	enabled(t)
 	s := newInstance(t, workDir(t), "all", "--limits.file", filepath.Join(repo, "deploy", "limits.example.yaml"))
@@ -36,18 +36,23 @@ func TestBrowserlessProbes(t *testing.T) {
 	_, err = instant(s.url("/prometheus"), "grafana", "http_requests_total", now) // a strong read: from here on all have it
 	require.NoError(t, err)
 
-	for _, state := range []string{"heads", "blocks"} {
+	for _, state := range []string{"heads", "blocks", "restarted"} {
 		for _, prefix := range []string{"/prometheus", "/api/prom", ""} {
-			t.Run(fmt.Sprintf("%s/%s", state, prefix), func(t *testing.T) { probe(t, s.url(prefix), now, state == "heads") })
+			t.Run(fmt.Sprintf("%s/%s", state, prefix), func(t *testing.T) { probe(t, s.url(prefix), now) })
 		}
-		if state == "heads" {
+		switch state {
+		case "heads":
 			s.seal(time.Minute)
+		case "blocks":
+			s.kill()
+			s.start()
+			s.ready(time.Minute)
 		}
 	}
 	s.stop()
 }
 
-func probe(t *testing.T, base string, now time.Time, inMemory bool) {
+func probe(t *testing.T, base string, now time.Time) {
 	window := url.Values{"start": {seconds(now.Add(-time.Hour))}, "end": {seconds(now.Add(time.Minute))}}
 	with := func(kv ...string) url.Values {
 		v := url.Values{}
@@ -67,9 +72,6 @@ func probe(t *testing.T, base string, now time.Time, inMemory bool) {
 		}
 	}
 	exemplars, meta := contains("abc123"), contains(`"type":"counter"`, "Requests served.")
-	if !inMemory { // exemplars and metadata live in memory; after a seal only the shape is promised
-		exemplars, meta = contains(), contains()
-	}
 	for _, p := range []struct {
 		method, path string
 		form         url.Values
@@ -91,6 +93,10 @@ func probe(t *testing.T, base string, now time.Time, inMemory bool) {
 		{"GET", "/api/v1/rules", nil, contains(`"groups"`)},
 		{"GET", "/api/v1/alerts", nil, contains(`"alerts"`)},
 		{"GET", "/api/v1/status/buildinfo", nil, contains(`"version"`)},
+		{"GET", "/api/v1/status/tsdb", nil, contains(`"headStats"`, `"seriesCountByMetricName"`)},
+		{"GET", "/api/v1/status/tsdb/blocks", nil, contains(`"blocks"`)},
+		{"GET", "/api/v1/notifications", nil, contains(`[]`)},
+		{"GET", "/api/v1/label/U__http_2e_code/values", window, contains(`[]`)},
 		{"GET", "/api/v1/format_query", url.Values{"query": {"sum( up )"}}, contains("sum(up)")},
 		{"GET", "/api/v1/parse_query", url.Values{"query": {"sum(up)"}}, contains("aggregation")},
 	} {
