@@ -46,7 +46,7 @@ tools:                ## what the tests run: Prometheus, node_exporter, an S3 se
 	./.ci/tools $(BIN)
 
 race:                 ## the packages under the race detector
-	$(GO) test -race -timeout 20m $(UNIT)
+	$(GO) test -race -short -timeout 20m $(UNIT)
 
 lint:                 ## vet, staticcheck, gofmt
 	$(VET) ./...

@@ -74,7 +74,7 @@ func TestGapInTheLog(t *testing.T) {
 	}
 	require.Equal(t, 422, remoteReadAt(t, base, 5_000_000, 5_400_000).code)
 	require.Equal(t, 200, get(t, base+"/api/v1/query?query=m&time=120").code, "another time")
-	require.Equal(t, 200, get(t, base+"/api/v1/query_exemplars?query=m&start=5000&end=5400").code, "exemplars live in memory only")
+	require.Equal(t, 422, get(t, base+"/api/v1/query_exemplars?query=m&start=5000&end=5400").code, "exemplars live as long as samples")
 
 	got = query("&partial_response=true")
 	require.Equal(t, 200, got.code)

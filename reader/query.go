@@ -163,6 +163,11 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 		return storage.ErrSeriesSet(errors.New("querier is closed"))
 	}
 	ms = slices.Clone(ms)
+	if hints != nil { // the engine goes on and sorts the expression's own list of labels
+		own := *hints
+		own.Grouping = slices.Clone(own.Grouping)
+		hints = &own
+	}
 	go func() {
 		defer q.running.Done()
 		defer close(set.done)
