@@ -120,7 +120,7 @@ func readerFlags() []cli.Flag {
 		durationFlag("reader.query-timeout", 2*time.Minute, "longest time for a query"),
 		int64Flag("reader.results-cache-bytes", 128<<20, "memory for parts of answers that are final; more for many dashboards over long times"),
 		int64Flag("reader.query-memory", 0, "memory that all queries may hold together, estimated: what would take more is refused; 0 = a quarter of what there is"),
-		intFlag("reader.max-concurrent", 0, "queries that are worked on at one time, the tenants take turns; 0 = four for each core. More where the bucket is slow"),
+		intFlag("reader.max-concurrent", 0, "queries that are worked on at one time, the tenants take turns; 0 = two for each core, at least four. More where the bucket is slow"),
 		durationFlag("reader.slow-query-log", 10*time.Second, "requests that take longer are logged with where their time went (docs/query.md): lower it to look for what loads the readers; 0 = none, negative = all"),
 		intFlag("reader.max-samples", 50_000_000, "most samples a query may hold in memory"),
 	}

@@ -59,7 +59,7 @@ type Config struct {
 	SlowQuery time.Duration // requests that take longer are logged; 0 = none, negative = all
 	Scratch   string        // folder for the file that says which queries are under way; empty = none
 
-	MaxConcurrent     int           // requests that are worked on at one time; default four for each core, at least 4
+	MaxConcurrent     int           // requests that are worked on at one time; default two for each core, at least 4
 	ResultsCacheBytes int64         // of what is final in answers; default 128 MiB
 	QueryMemory       int64         // bytes that all queries may hold together, estimated; default a quarter of the memory there is
 	WritePace         time.Duration // in which a client has to take 64 KiB of its answer; default 10 s
@@ -94,7 +94,7 @@ func (c *Config) Validate() error {
 		c.ReadGate = 32
 	}
 	if c.MaxConcurrent == 0 {
-		c.MaxConcurrent = max(4*runtime.GOMAXPROCS(0), 4)
+		c.MaxConcurrent = max(2*runtime.GOMAXPROCS(0), 4)
 	}
 	if c.ResultsCacheBytes == 0 {
 		c.ResultsCacheBytes = 128 << 20
