@@ -31,7 +31,7 @@ func TestAcceptance(t *testing.T) {
 	a := &acceptance{installation: in, seen: map[schema.Tenant][]queries.Sample{}}
 
 	a.run(t, "heads", in.near, whole) // the first run writes
-	if testing.Short() { // the race detector has seen enough of it when the blocks have been read
+	if testing.Short() {              // the race detector has seen enough of it when the blocks have been read
 		in.ship(in.seal())
 		a.run(t, "bucket", in.near, whole)
 		return
