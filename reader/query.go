@@ -273,14 +273,23 @@ func (q *querier) strings(ctx context.Context, hints *storage.LabelHints, get fu
 		return nil, nil, qry.told(err)
 	}
 	q.keep(got.close)
-	var all []string
-	for _, a := range got.answers {
-		all = append(all, a.values...)
+	lists := make([][]string, len(got.answers))
+	for i, a := range got.answers {
+		lists[i] = a.values
 		got.warnings.Merge(a.warnings)
 	}
-	return sortedUnique(all, hints), got.warnings, nil
+	return union(lists, hints), got.warnings, nil
 }
 
+// union returns what is in sorted lists, each value once. It may be one of the lists.
+func union(lists [][]string, hints *storage.LabelHints) []string {
+	if len(lists) == 1 && (hints == nil || hints.Limit <= 0) {
+		return lists[0]
+	}
+	return sortedUnique(slices.Concat(lists...), hints)
+}
+
+// sortedUnique sorts all in place.
 func sortedUnique(all []string, hints *storage.LabelHints) []string {
 	slices.Sort(all)
 	all = slices.Compact(all)

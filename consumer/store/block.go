@@ -65,12 +65,16 @@ func (r *indexReader) Symbols() tsdbindex.StringIter {
 
 // SortedLabelValues implements tsdb.IndexReader.
 func (r *indexReader) SortedLabelValues(ctx context.Context, name string, hints *storage.LabelHints, matchers ...*labels.Matcher) ([]string, error) {
-	values, err := r.LabelValues(ctx, name, nil, matchers...)
-	slices.Sort(values)
-	if hints != nil && hints.Limit > 0 && len(values) > hints.Limit {
-		values = values[:hints.Limit]
+	if len(matchers) > 0 {
+		return r.LabelValues(ctx, name, hints, matchers...) // sorted as well
 	}
-	return values, err
+	r.head.mu.RLock()
+	empty := r.empty()
+	r.head.mu.RUnlock()
+	if empty {
+		return nil, nil
+	}
+	return limited(r.head.sortedValues(name), hints), nil
 }
 
 // LabelValues implements tsdb.IndexReader.

@@ -32,7 +32,8 @@ type Head struct {
 	mint   int64   // of all samples
 	maxt   int64
 
-	order order
+	order  order
+	values values
 }
 
 // NoSample is the newest time of a series without samples.
