@@ -61,11 +61,11 @@ bench:                ## every benchmark; compare two runs with `go tool benchst
 	$(GO) test -run '^$$' -bench . -benchmem -count $(COUNT) $(UNIT) | tee bench.out
 
 bench-write: build    ## what a written sample costs, beside Debian's Prometheus and VictoriaMetrics; make bench-write ARGS='--protocol 2'
-	./.ci/peers $(ARGS)
+	./.ci/peers
 	./sluice bench write $(ARGS)
 
 bench-read: build     ## what a query costs, beside the same; make bench-read ARGS='--interval 15s'
-	./.ci/peers $(ARGS)
+	./.ci/peers
 	./sluice bench read $(ARGS)
 
 check: build          ## hold the log, the catalogue and the bucket of ./data against each other

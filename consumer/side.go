@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"golang.org/x/sync/errgroup"
 
+	"sluice/internal/failpoint"
 	"sluice/internal/families"
 	"sluice/schema"
 )
@@ -181,7 +182,9 @@ func (p *partition) saveMetadata(ctx context.Context, g *generation) error {
 			return nil
 		})
 	}
-	return tenants.Wait()
+	err := tenants.Wait()
+	failpoint.Hit(failpoint.ConsumerMetadataSaved)
+	return err
 }
 
 // enough tells whether what is there says the same as wanted, with times that are not too old.

@@ -17,6 +17,7 @@ const (
 	ConsumerUploadChunks    = "consumer/upload-chunks"    // a file of chunks of one block
 	ConsumerUploadIndex     = "consumer/upload-index"     // the index of one block: all but its meta.json
 	ConsumerUploaded        = "consumer/uploaded"         // all blocks, whole
+	ConsumerMetadataSaved   = "consumer/metadata-saved"   // what senders said of their metrics
 	ConsumerAnnouncedBlocks = "consumer/announced-blocks" // entries of the blocks are durable, the partition's state is not
 	ConsumerAnnounced       = "consumer/announced"        // both are
 	ConsumerCommitted       = "consumer/committed"        // the offset
@@ -44,7 +45,7 @@ const (
 // Names returns every name, in the order above.
 func Names() []string {
 	return []string{
-		ConsumerFrozen, ConsumerBlockWritten, ConsumerSealed, ConsumerUploadChunks, ConsumerUploadIndex, ConsumerUploaded,
+		ConsumerFrozen, ConsumerBlockWritten, ConsumerSealed, ConsumerUploadChunks, ConsumerUploadIndex, ConsumerUploaded, ConsumerMetadataSaved,
 		ConsumerAnnouncedBlocks, ConsumerAnnounced, ConsumerCommitted, ConsumerForgotten,
 		CompactorDownloaded, CompactorMerged, CompactorUploadChunks, CompactorUploadIndex, CompactorUploaded, CompactorAnnounced,
 		CompactorMarked, CompactorTombstoned, CompactorIndexed, CompactorHalfDeleted, CompactorDeleted,
