@@ -1,46 +1,49 @@
 package store
 
-import (
-	"container/list"
+import "container/list"
 
-	"github.com/prometheus/client_golang/prometheus"
-)
+// sized is what an lru keeps.
+type sized interface{ bytes() int64 }
 
-// lru keeps opened blocks up to a number of bytes, but always the one used last. Its owner locks it.
-type lru struct {
+// lru keeps values up to a number of bytes, but always the one used last. Its owner locks it.
+type lru[V sized] struct {
 	limit, bytes int64
 	order        *list.List // front = used last
 	byKey        map[string]*list.Element
-	count, size  prometheus.Gauge
 }
 
-type lruItem struct {
+type lruItem[V sized] struct {
 	key   string
-	block *block
+	value V
 }
 
-func newLRU(limit int64, count, size prometheus.Gauge) *lru {
-	return &lru{limit: limit, order: list.New(), byKey: map[string]*list.Element{}, count: count, size: size}
+func newLRU[V sized](limit int64) *lru[V] {
+	return &lru[V]{limit: limit, order: list.New(), byKey: map[string]*list.Element{}}
 }
 
-func (l *lru) get(key string) *block {
+func (l *lru[V]) get(key string) (value V, ok bool) {
 	e := l.byKey[key]
 	if e == nil {
-		return nil
+		return value, false
 	}
 	l.order.MoveToFront(e)
-	return e.Value.(*lruItem).block
+	return e.Value.(*lruItem[V]).value, true
 }
 
-func (l *lru) add(key string, b *block) {
-	l.byKey[key] = l.order.PushFront(&lruItem{key, b})
-	l.bytes += b.index.bytes()
-	for l.bytes > l.limit && l.order.Len() > 1 {
-		last := l.order.Back()
-		item := l.order.Remove(last).(*lruItem)
-		delete(l.byKey, item.key)
-		l.bytes -= item.block.index.bytes()
+// add puts a value in the place of what the key had.
+func (l *lru[V]) add(key string, value V) {
+	if e := l.byKey[key]; e != nil {
+		l.remove(e)
 	}
-	l.count.Set(float64(l.order.Len()))
-	l.size.Set(float64(l.bytes))
+	l.byKey[key] = l.order.PushFront(&lruItem[V]{key, value})
+	l.bytes += value.bytes()
+	for l.bytes > l.limit && l.order.Len() > 1 {
+		l.remove(l.order.Back())
+	}
+}
+
+func (l *lru[V]) remove(e *list.Element) {
+	item := l.order.Remove(e).(*lruItem[V])
+	delete(l.byKey, item.key)
+	l.bytes -= item.value.bytes()
 }

@@ -17,6 +17,7 @@ import (
 // querier is the storage.Querier of one block.
 type querier struct {
 	block      *block
+	replies    *replies
 	mint, maxt int64
 }
 
@@ -25,9 +26,16 @@ func (q *querier) Close() error { return nil }
 
 // Select returns the matching series, always sorted. It reads postings; series and chunks are read as the set advances.
 func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints, ms ...*labels.Matcher) storage.SeriesSet {
+	asked := question(aboutSeries, q.block.index.file, "", nil, ms)
+	if _, none := q.replies.get(asked); none {
+		return storage.EmptySeriesSet()
+	}
 	found, err := q.safeFind(ctx, ms)
 	if err != nil {
 		return storage.ErrSeriesSet(err)
+	}
+	if len(found.refs) == 0 {
+		q.replies.put(asked, nil)
 	}
 	s := &seriesSet{ctx: ctx, block: q.block, refs: found.refs, rest: found.rest, hurry: found.deep, mint: q.mint, maxt: q.maxt}
 	if hints != nil {
@@ -60,6 +68,10 @@ func (q *querier) refs(ctx context.Context, ms []*labels.Matcher) ([]uint32, err
 func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms ...*labels.Matcher) (names []string, _ annotations.Annotations, err error) {
 	x := q.block.index
 	defer recovered(x.file, &err)
+	asked := question(aboutNames, x.file, "", hints, ms)
+	if names, ok := q.replies.get(asked); ok {
+		return names, nil, nil
+	}
 	if len(ms) == 0 {
 		for _, l := range x.Labels {
 			if l.Name != "" {
@@ -70,7 +82,9 @@ func (q *querier) LabelNames(ctx context.Context, hints *storage.LabelHints, ms 
 		return nil, nil, x.file.fail(err)
 	}
 	slices.Sort(names)
-	return limited(names, hints), nil, nil
+	names = limited(names, hints)
+	q.replies.put(asked, names)
+	return names, nil, nil
 }
 
 func (q *querier) namesOf(ctx context.Context, ms []*labels.Matcher) ([]string, error) {
@@ -103,6 +117,10 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	if l == nil || name == "" {
 		return nil, nil, nil
 	}
+	asked := question(aboutValues, x.file, name, hints, ms)
+	if values, ok := q.replies.get(asked); ok {
+		return values, nil, nil
+	}
 	if own := ownMatchers(name, ms); own {
 		values, err = x.valuesThat(ctx, l, hints, ms)
 	} else {
@@ -111,7 +129,9 @@ func (q *querier) LabelValues(ctx context.Context, name string, hints *storage.L
 	if err != nil {
 		return nil, nil, x.file.fail(err)
 	}
-	return limited(values, hints), nil, nil
+	values = limited(values, hints)
+	q.replies.put(asked, values)
+	return values, nil, nil
 }
 
 // ownMatchers tells whether all matchers are about the label itself.

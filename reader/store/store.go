@@ -39,6 +39,7 @@ type Config struct {
 	CacheBytes  int64         // memory for pages; default 256 MiB
 	PageBytes   int           // one page; default 64 KiB
 	OpenBytes   int64         // memory for the headers of opened blocks; default 128 MiB
+	AnswerBytes int64         // memory for what blocks have said of their labels; default 32 MiB
 	Parallelism int           // GETs under way at one time; default 32
 	GetTimeout  time.Duration // for one GET; default 30 s
 
@@ -50,6 +51,7 @@ func (c *Config) Validate() error {
 	defaultTo(&c.CacheBytes, 256<<20)
 	defaultTo(&c.PageBytes, 64<<10)
 	defaultTo(&c.OpenBytes, 128<<20)
+	defaultTo(&c.AnswerBytes, 32<<20)
 	defaultTo(&c.Parallelism, 32)
 	defaultTo(&c.GetTimeout, 30*time.Second)
 	switch {
@@ -57,8 +59,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("page of %d bytes, must be between 512 B and 16 MiB", c.PageBytes)
 	case c.CacheBytes < int64(c.PageBytes):
 		return fmt.Errorf("cache of %d bytes holds no page of %d bytes", c.CacheBytes, c.PageBytes)
-	case c.OpenBytes < 0 || c.Parallelism < 0 || c.GetTimeout < 0:
-		return errors.New("open bytes, parallelism and GET time-out must not be negative")
+	case c.OpenBytes < 0 || c.AnswerBytes < 0 || c.Parallelism < 0 || c.GetTimeout < 0:
+		return errors.New("open bytes, answer bytes, parallelism and GET time-out must not be negative")
 	}
 	return c.Disk.Validate()
 }
@@ -75,9 +77,10 @@ type Store struct {
 	pages   *pages
 	logger  *slog.Logger
 	metrics *metrics
+	replies *replies
 
 	mu     sync.Mutex
-	opened *lru
+	opened *lru[*block]
 	flight map[string]*opening
 }
 
@@ -103,8 +106,8 @@ func New(bkt objstore.BucketReader, cfg Config, logger *slog.Logger, reg prometh
 		return nil, fmt.Errorf("block store: %w", err)
 	}
 	return &Store{
-		cfg: cfg, pages: p, logger: logger, metrics: m,
-		opened: newLRU(cfg.OpenBytes, m.open, m.openBytes), flight: map[string]*opening{},
+		cfg: cfg, pages: p, logger: logger, metrics: m, replies: newReplies(cfg.AnswerBytes, m),
+		opened: newLRU[*block](cfg.OpenBytes), flight: map[string]*opening{},
 	}, nil
 }
 
@@ -122,7 +125,7 @@ func (s *Store) Querier(ctx context.Context, entry *schema.BlockEntry, mint, max
 	if err != nil {
 		return nil, err
 	}
-	return &querier{block: b, mint: mint, maxt: maxt}, nil
+	return &querier{block: b, replies: s.replies, mint: mint, maxt: maxt}, nil
 }
 
 // block returns the opened block; many callers at once open it once.
@@ -130,7 +133,7 @@ func (s *Store) block(ctx context.Context, entry *schema.BlockEntry) (*block, er
 	key := layout.Key(entry.Tenant, entry.ID)
 	for {
 		s.mu.Lock()
-		if b := s.opened.get(key); b != nil {
+		if b, ok := s.opened.get(key); ok {
 			s.mu.Unlock()
 			return b, nil
 		}
@@ -158,6 +161,8 @@ func (s *Store) block(ctx context.Context, entry *schema.BlockEntry) (*block, er
 		delete(s.flight, key)
 		if o.err == nil {
 			s.opened.add(key, o.block)
+			s.metrics.open.Set(float64(s.opened.order.Len()))
+			s.metrics.openBytes.Set(float64(s.opened.bytes))
 		}
 		s.mu.Unlock()
 		close(o.done)
@@ -193,6 +198,8 @@ type block struct {
 
 	chunkGuess int64 // bytes that most chunks do not exceed, with length, encoding and checksum
 }
+
+func (b *block) bytes() int64 { return b.index.bytes() }
 
 func (s *Store) open(ctx context.Context, entry *schema.BlockEntry) (*block, error) {
 	b := &block{pages: s.pages}
