@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"sluice/internal/fetch"
+	"sluice/internal/merge"
 	"sluice/internal/trace"
 	"sluice/schema"
 )
@@ -100,8 +102,11 @@ type followedSet struct {
 	storage.SeriesSet
 	source *source
 	count  bool
-	seen   int64 // not counted yet
 	err    error
+
+	// Not counted yet.
+	series, chunks, bytes int64
+	scratch               []merge.Chunk
 }
 
 func (s *followedSet) Next() bool {
@@ -109,18 +114,34 @@ func (s *followedSet) Next() bool {
 		return false
 	}
 	more := s.SeriesSet.Next()
-	if more {
-		s.seen++
-	}
-	if s.count && (s.seen == countEvery || !more) {
-		s.err = s.source.span.Add(trace.Series, s.seen)
-		s.seen = 0
+	if s.count {
+		s.err = s.counted(more)
 	}
 	if !more || s.err != nil {
 		s.source.span.End(s.Err())
 		return false
 	}
 	return true
+}
+
+// counted counts the series that the set is at. Chunks that are not in blocks' files yet have their place in memory anyway: they
+// count as fetched, and take none.
+func (s *followedSet) counted(more bool) error {
+	if more {
+		s.series++
+		s.scratch, _ = merge.ChunksOf(s.At(), s.scratch[:0])
+		s.chunks += int64(len(s.scratch))
+		for i := range s.scratch {
+			s.bytes += int64(len(s.scratch[i].Data))
+		}
+		if s.series < countEvery {
+			return nil
+		}
+	}
+	span := s.source.span
+	err := cmp.Or(span.Add(trace.Series, s.series), span.Add(trace.Chunks, s.chunks), span.Add(trace.ChunkBytes, s.bytes))
+	s.series, s.chunks, s.bytes = 0, 0, 0
+	return err
 }
 
 func (s *followedSet) Err() error {
