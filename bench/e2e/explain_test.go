@@ -36,6 +36,8 @@ type coverageOf struct {
 type reportOf struct {
 	Name     string
 	Seconds  float64
+	Error    string
+	Values   map[string]any
 	Total    map[string]int64
 	Children []reportOf
 }

@@ -29,7 +29,11 @@ type Undecoded interface {
 
 // ChunksOf appends the chunks of any series to out, as Undecoded.AppendChunks does; ok is false for one that has none.
 func ChunksOf(s storage.Series, out []Chunk) (_ []Chunk, ok bool) {
-	if r, ranked := s.(rankedSeries); ranked {
+	for { // a consumer ranks its partitions, a reader the consumer
+		r, ranked := s.(rankedSeries)
+		if !ranked {
+			break
+		}
 		s = r.Series
 	}
 	u, is := s.(Undecoded)

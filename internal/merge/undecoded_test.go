@@ -162,3 +162,12 @@ func TestMergedChunks(t *testing.T) {
 	_, ok := ChunksOf(Series(OfChunks(labels.EmptyLabels(), nil), storage.NewListSeries(labels.EmptyLabels(), nil)), nil)
 	require.False(t, ok)
 }
+
+// A consumer ranks its partitions and a reader its consumers: the chunks are there all the same.
+func TestChunksOfRanked(t *testing.T) {
+	parts, _ := randomParts(t, rand.New(rand.NewPCG(1, 2)), 100)
+	inner := Ranked(OfChunks(labels.FromStrings("a", "b"), parts), 3)
+	got, ok := ChunksOf(Ranked(Series(inner), 1), nil)
+	require.True(t, ok)
+	require.Equal(t, parts, got)
+}
