@@ -95,10 +95,12 @@ func TestOTelSDK(t *testing.T) {
 					s.seal(time.Minute)
 				}
 			}
-			e, err := api(s.url("/prometheus"), tc.encoding, "/api/v1/metadata", url.Values{"metric": {"orders_placed_total"}}, nil)
+			req, err := http.NewRequest(http.MethodGet, s.url("/prometheus/api/v1/metadata?metric=orders_placed_total"), nil)
 			require.NoError(t, err)
-			require.Contains(t, string(e.Data), "Orders so far.")
-			require.Contains(t, string(e.Data), "counter")
+			r, err := send(context.Background(), req, tc.encoding)
+			require.NoError(t, err)
+			require.Contains(t, string(r.body), "Orders so far.")
+			require.Contains(t, string(r.body), "counter")
 		})
 	}
 	s.stop()
