@@ -33,7 +33,7 @@ test: tools           ## everything: vet, packages, real Kafka, and the real bin
 	SLUICE_E2E=1 ./.ci/gotest e2e -timeout 45m ./bench/e2e
 	@./.ci/skipped unit kafka e2e
 
-unit:                 ## the packages only, two minutes
+unit:                 ## the packages only, four minutes
 	$(GO) test $(UNIT)
 
 e2e: tools            ## the real binary only; make e2e RUN=TestKill SLUICE_KILLS=100
