@@ -20,7 +20,7 @@ const Interval = 5 * time.Second
 // Announcer says what this process does.
 type Announcer struct {
 	log    log.Log
-	status func(ctx context.Context) Process
+	status func() Process
 	logger *slog.Logger
 
 	key    []byte    // of what was said; nil = nothing yet
@@ -29,7 +29,7 @@ type Announcer struct {
 }
 
 // NewAnnouncer returns an Announcer for what status returns. Stages and ID must always be the same.
-func NewAnnouncer(l log.Log, status func(ctx context.Context) Process, logger *slog.Logger) *Announcer {
+func NewAnnouncer(l log.Log, status func() Process, logger *slog.Logger) *Announcer {
 	return &Announcer{log: l, status: status, logger: logger}
 }
 
@@ -55,7 +55,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 func (a *Announcer) announce(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*Interval)
 	defer cancel()
-	p := a.status(ctx)
+	p := a.status()
 	a.rate(&p, now)
 	p.bound()
 	value, err := json.Marshal(p)
