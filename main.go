@@ -230,7 +230,7 @@ func (p *process) build(stages []string) error {
 			return err
 		}
 	}
-	p.running = append(p.running, task{"processes", processes.NewAnnouncer(p.log, p.status(stages), p.logger).Run})
+	p.running = append(p.running, task{"processes", processes.NewAnnouncer(p.log, processes.Interval, p.status(stages), p.logger).Run})
 	if p.reader != nil {
 		p.buildPipeline(stages)
 	}

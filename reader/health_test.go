@@ -84,7 +84,9 @@ func TestJudge(t *testing.T) {
 		{"gap", func(p *pipeline) { p.Partitions[1].Gaps = []gapView{{From: 3, To: 9, Reason: "retention"}} },
 			[]string{"critical Partition 1: offsets 3 to 9 are lost (retention): queries over that time fail until somebody runs `sluice log accept-gap --partition 1 --from 3`."}},
 		{"accepted gap", func(p *pipeline) { p.Partitions[1].Gaps = []gapView{{From: 3, To: 9, Accepted: true}} }, nil},
-		{"loss noted", func(p *pipeline) { p.Processes[0].Consumer.Notes = []string{"partition 1 lost offsets 3 to 9 (retention)"} },
+		{"loss noted", func(p *pipeline) {
+			p.Processes[0].Consumer.Notes = []string{"partition 1 lost offsets 3 to 9 (retention)"}
+		},
 			[]string{"warning Consumer c: partition 1 lost offsets 3 to 9 (retention)."}},
 		{"silent process", func(p *pipeline) {
 			p.Processes = append(p.Processes, processes.Process{ID: "y", Stages: []string{"reader"}, Told: now - 90_000, Silent: true, Reader: &processes.Reader{Errors: processes.At(1)}})

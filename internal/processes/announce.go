@@ -19,6 +19,7 @@ const Interval = 5 * time.Second
 // Announcer says what this process does.
 type Announcer struct {
 	log    log.Log
+	every  time.Duration
 	status func() Process
 	logger *slog.Logger
 
@@ -35,14 +36,15 @@ type totals struct {
 	counts []float64
 }
 
-// NewAnnouncer returns an Announcer for what status returns. Stages and ID must always be the same.
-func NewAnnouncer(l log.Log, status func() Process, logger *slog.Logger) *Announcer {
-	return &Announcer{log: l, status: status, logger: logger}
+// NewAnnouncer returns an Announcer for what status returns; its stages and ID must always be the same. every is Interval
+// but in tests.
+func NewAnnouncer(l log.Log, every time.Duration, status func() Process, logger *slog.Logger) *Announcer {
+	return &Announcer{log: l, every: every, status: status, logger: logger}
 }
 
-// Run says every Interval what the process does until ctx ends, and then takes it back.
+// Run says every so often what the process does until ctx ends, and then takes it back.
 func (a *Announcer) Run(ctx context.Context) error {
-	tick := time.NewTicker(Interval)
+	tick := time.NewTicker(a.every)
 	defer tick.Stop()
 	failing := false
 	for {

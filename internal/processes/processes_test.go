@@ -121,7 +121,7 @@ func (l *topic) Append(_ context.Context, name string, recs []log.Record) error 
 
 func TestAnnouncerSaysAndTakesBack(t *testing.T) {
 	l := &topic{wait: make(chan struct{}, 10)}
-	a := NewAnnouncer(l, func() Process { return Process{ID: "a", Stages: []string{"reader"}} }, slog.New(slog.DiscardHandler))
+	a := NewAnnouncer(l, Interval, func() Process { return Process{ID: "a", Stages: []string{"reader"}} }, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
@@ -137,7 +137,7 @@ func TestAnnouncerSaysAndTakesBack(t *testing.T) {
 
 // A rate is left out until there are two totals to make it of, and is taken over half a minute.
 func TestRates(t *testing.T) {
-	a := NewAnnouncer(nil, nil, nil)
+	a := NewAnnouncer(nil, Interval, nil, nil)
 	start := time.Unix(1000, 0)
 	at := func(after time.Duration, total float64) string {
 		p := Process{Producer: &Producer{Samples: Of(total)}}
