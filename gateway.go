@@ -103,7 +103,7 @@ func rights() map[string]auth.Right {
 			"/scrape_pools", "/scrape_pools/config", "/notifications", "/notifications/live",
 			"/status/buildinfo", "/status/config", "/status/flags", "/status/runtimeinfo", "/features",
 			"/status/tsdb", "/status/tsdb/blocks", "/status/walreplay",
-			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series",
+			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series", "/cardinality/over_time",
 		} {
 			table[prefix+endpoint] = auth.Read
 		}

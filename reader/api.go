@@ -79,6 +79,7 @@ var endpoints = [...]endpoint{
 	{path: "/cardinality/label_names", promql: "selector", own: (*Reader).serveLabelNamesCardinality, post: true},
 	{path: "/cardinality/label_values", promql: "selector", own: (*Reader).serveLabelValuesCardinality, post: true},
 	{path: "/cardinality/active_series", promql: "selector", own: (*Reader).serveActiveSeries, post: true},
+	{path: "/cardinality/over_time", promql: "selector", own: (*Reader).serveCardinalityOverTime, post: true},
 }
 
 // federate is beside the API, as in Prometheus, and behind each prefix.

@@ -148,6 +148,8 @@ type Directory interface {
 // BlockStore opens blocks; store.Store is one.
 type BlockStore interface {
 	Querier(ctx context.Context, entry *schema.BlockEntry, mint, maxt int64) (storage.Querier, error)
+	CountLabels(ctx context.Context, entry *schema.BlockEntry, distinct bool) (*store.Counts, error)
+	CountValues(ctx context.Context, entry *schema.BlockEntry, label string) (*store.Counts, error)
 }
 
 // Limits tells what a tenant may do. internal/limits implements it.
