@@ -102,7 +102,7 @@ func rights() map[string]auth.Right {
 			"/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/targets/metadata", "/targets/relabel_steps",
 			"/scrape_pools", "/scrape_pools/config", "/notifications", "/notifications/live",
 			"/status/buildinfo", "/status/config", "/status/flags", "/status/runtimeinfo", "/features",
-			"/status/tsdb", "/status/tsdb/blocks", "/status/walreplay",
+			"/status/tsdb", "/status/tsdb/blocks", "/status/metric_names_stats", "/status/walreplay",
 			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series", "/cardinality/over_time",
 		} {
 			table[prefix+endpoint] = auth.Read

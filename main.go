@@ -52,6 +52,7 @@ import (
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/queried"
 	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
@@ -424,8 +425,10 @@ func (p *process) buildReader() (err error) {
 	if err != nil {
 		return err
 	}
+	asked := queried.New(queried.Config{Instance: p.instance}, p.log, p.logger)
+	p.reader.TrackQueried(asked)
 	p.reader.Register(p.mux)
-	p.running = append(p.running, task{"reader", p.reader.Run})
+	p.running = append(p.running, task{"queried metrics", asked.Run}, task{"reader", p.reader.Run})
 	p.ready = append(p.ready, p.reader.Ready)
 	if p.consumer != nil {
 		p.ready = append(p.ready, p.readerKnowsConsumer)

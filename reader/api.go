@@ -74,6 +74,7 @@ var endpoints = [...]endpoint{
 	{path: "/status/runtimeinfo"},
 	{path: "/status/tsdb", own: (*Reader).serveTSDBStatus},
 	{path: "/status/tsdb/blocks", own: (*Reader).serveTSDBBlocks},
+	{path: "/status/metric_names_stats", own: (*Reader).serveMetricNamesStats},
 	{path: "/status/walreplay", own: (*Reader).serveWALReplay},
 	{path: "/features", own: (*Reader).serveFeatures},
 	{path: "/cardinality/label_names", promql: "selector", own: (*Reader).serveLabelNamesCardinality, post: true},
