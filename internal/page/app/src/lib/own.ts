@@ -8,9 +8,12 @@ import type { Access } from './session'
 export type Points = [number, number][]
 
 export interface Past {
+  /** All series added up. */
   points: Points
   from: number
   to: number
+  /** Of an expression with several series, the last value of each, by its labels' values. */
+  last: [string, number][]
 }
 
 interface Matrix {
@@ -26,7 +29,7 @@ export function mayLookBack(a: Access | undefined): boolean {
   return !a.users || a.tenants.includes(a.self_monitoring_tenant)
 }
 
-/** The last hour of an expression that has one series. Steps lie on a grid, so that the next question finds this one's answer cached. */
+/** The last hour of an expression; several series are added up. Steps lie on a grid, so that the next question finds this one's answer cached. */
 export async function lastHour(expression: string, a: Access, signal: AbortSignal, now = Date.now()): Promise<Past> {
   const step = 3_600_000 / pointsAnHour
   const to = Math.floor(now / step) * step
@@ -36,7 +39,18 @@ export async function lastHour(expression: string, a: Access, signal: AbortSigna
     { query: expression, start: from / 1000, end: to / 1000, step: step / 1000 },
     { signal, headers: uncounted, tenant: a.self_monitoring_tenant },
   )
-  return { points: onGrid(found.result[0]?.values ?? [], from, to, step), from, to }
+  const all = found.result.map((r) => onGrid(r.values ?? [], from, to, step))
+  const last = found.result.map((r, i): [string, number] => [Object.values(r.metric).join(' '), all[i]!.at(-1)![1]])
+  return { points: added(all, from, to, step), from, to, last: last.filter(([, v]) => !Number.isNaN(v)) }
+}
+
+/** Series on one grid, added up; a hole is where none has a value. */
+export function added(all: readonly Points[], from: number, to: number, step: number): Points {
+  if (all.length === 0) return onGrid([], from, to, step)
+  return all[0]!.map(([t], i) => {
+    const known = all.map((s) => s[i]![1]).filter((v) => !Number.isNaN(v))
+    return [t, known.length > 0 ? known.reduce((a, b) => a + b) : NaN]
+  })
 }
 
 /** Values at every step between two times, NaN where there is none. */
