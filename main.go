@@ -53,6 +53,7 @@ import (
 	"sluice/internal/log"
 	"sluice/internal/members"
 	"sluice/internal/page"
+	"sluice/internal/processes"
 	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
@@ -75,8 +76,8 @@ func main() {
 func app() *cli.App {
 	stage := func(name, usage string, flags ...[]cli.Flag) *cli.Command {
 		return &cli.Command{
-			Name: name, Usage: usage, Flags: join(append([][]cli.Flag{storageFlags(), serverFlags(), gatewayFlags()}, flags...)...),
-			Action: func(c *cli.Context) error { return runStages(c, name) },
+			Name: name, Usage: usage, Flags: join(append([][]cli.Flag{storageFlags(), serverFlags(), gatewayFlags(), selfFlags("")}, flags...)...),
+			Action: func(c *cli.Context) error { return runStages(c, name, selfMonitoring) },
 		}
 	}
 	return &cli.App{
@@ -88,9 +89,9 @@ func app() *cli.App {
 		Commands: []*cli.Command{
 			{
 				Name: "all", Usage: "run every stage in one process",
-				Flags: join(storageFlags(), serverFlags(), gatewayFlags(), producerFlags(), tenancyWriteFlags(), generationFlags(), consumerFlags(), compactorFlags(), readerFlags(), tenancyReadFlags(), selfFlags()),
+				Flags: join(storageFlags(), serverFlags(), gatewayFlags(), producerFlags(), tenancyWriteFlags(), generationFlags(), consumerFlags(), compactorFlags(), readerFlags(), tenancyReadFlags(), selfFlags("anonymous")),
 				Action: func(c *cli.Context) error {
-					return runStages(c, "producer", "consumer", "compactor", "reader", "self-monitoring")
+					return runStages(c, "producer", "consumer", "compactor", "reader", selfMonitoring)
 				},
 			},
 			stage("producer", "take remote_write requests and write them to the log", producerFlags(), tenancyWriteFlags(), generationFlags()),
@@ -141,9 +142,13 @@ type process struct {
 	scheme    string // under which it is served, http or https
 	mux       *http.ServeMux
 
-	producer *producer.Producer // those that run here
-	consumer *consumer.Consumer
-	reader   *reader.Reader
+	producer  *producer.Producer // those that run here
+	consumer  *consumer.Consumer
+	compactor *compactor.Compactor
+	reader    *reader.Reader
+
+	own       *producer.Producer // that this process writes its own metrics with; nil = it does not
+	ownTenant string             // and for whom
 
 	running []task
 	ready   []func() error
@@ -218,12 +223,16 @@ func runProcess(c *cli.Context, stages []string, build func(p *process, stages [
 func (p *process) build(stages []string) error {
 	builders := map[string]func() error{
 		"producer": p.buildProducer, "consumer": p.buildConsumer, "compactor": p.buildCompactor, "reader": p.buildReader,
-		"self-monitoring": p.buildSelfMonitoring,
+		selfMonitoring: p.buildSelfMonitoring,
 	}
 	for _, stage := range stages {
 		if err := builders[stage](); err != nil {
 			return err
 		}
+	}
+	p.running = append(p.running, task{"processes", processes.NewAnnouncer(p.log, p.status(stages), p.logger).Run})
+	if p.reader != nil {
+		p.buildPipeline(stages)
 	}
 	p.mountFetch()
 	p.mountCommon()
@@ -376,7 +385,8 @@ func (p *process) buildCompactor() error {
 	if tomb, kept := p.cli.Duration("compactor.tombstone-retention"), p.cli.Duration("log.retention"); tomb <= kept {
 		return fmt.Errorf("--compactor.tombstone-retention of %s must be longer than --log.retention of %s: a replay could bring deleted blocks back", tomb, kept)
 	}
-	comp, err := compactor.New(compactor.Config{
+	var err error
+	p.compactor, err = compactor.New(compactor.Config{
 		Instance:           p.instance,
 		Scratch:            dataPath(p.cli, "scratch", "compactor"),
 		Interval:           p.cli.Duration("compactor.interval"),
@@ -389,7 +399,7 @@ func (p *process) buildCompactor() error {
 	if err != nil {
 		return err
 	}
-	p.running = append(p.running, task{"compactor", comp.Run})
+	p.running = append(p.running, task{"compactor", p.compactor.Run})
 	return nil
 }
 
