@@ -168,7 +168,7 @@ func TestPageOneTenant(t *testing.T) {
 	t.Parallel()
 	dir := workDir(t)
 	limits := filepath.Join(dir, "limits.yaml")
-	require.NoError(t, os.WriteFile(limits, []byte("default: {accept_ha_samples: true, out_of_order_time_window: 1d}\n"), 0o644))
+	require.NoError(t, os.WriteFile(limits, []byte("default: {accept_ha_samples: true}\n"), 0o644))
 	s := newInstance(t, dir, "all", "--limits.file", limits, "--self-monitoring.interval", "1s", "--producer.tick-interval", "1s",
 		"--compactor.interval", "1s", "--compactor.settle", "1m")
 	s.start()
@@ -255,9 +255,9 @@ func TestPageBucketAway(t *testing.T) {
 	dir := workDir(t)
 	store := startS3(t, dir, seed(t))
 	limits := filepath.Join(dir, "limits.yaml")
-	require.NoError(t, os.WriteFile(limits, []byte("default: {out_of_order_time_window: 1d, max_fetched_series_per_query: 20}\n"), 0o644))
+	require.NoError(t, os.WriteFile(limits, []byte("default: {max_fetched_series_per_query: 20}\n"), 0o644))
 	s := newInstance(t, dir, "all", append(never(), "--limits.file", limits, "--objstore.config-file", store.yaml, "--self-monitoring.tenant", "",
-		"--consumer.retain-shipped", "1s")...)
+		"--consumer.retain-shipped", "1s", "--log.partitions", "1")...)
 	s.start()
 	s.ready(time.Minute)
 	old := time.Now().Add(-5 * time.Hour)
