@@ -237,7 +237,7 @@ func (j *judgement) compaction() {
 		j.add(warning, "%s are due: the compactors do not keep up.", count(c.Jobs, "merge"))
 	}
 	if c.Quarantined > 0 {
-		j.add(warning, "%s cannot be read for merging and lie where they are: the compactors' logs say why.", count(c.Quarantined, "block"))
+		j.add(warning, "%s could not be read for merging: the logs of the compactors say which and why.", count(c.Quarantined, "block"))
 	}
 }
 

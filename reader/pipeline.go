@@ -237,12 +237,18 @@ func (p *Pipeline) offsets(ctx context.Context, into *offsets) (unknown []string
 	ctx, cancel := context.WithTimeout(ctx, pipelineTimeout)
 	defer cancel()
 	unknown = together(ctx, []inquiry{
-		{"how many partitions there are", func(ctx context.Context) (err error) {
-			into.partitions, err = p.log.Partitions(ctx, log.TopicSamples)
+		{"how many partitions there are", func(ctx context.Context) error {
+			n, err := p.log.Partitions(ctx, log.TopicSamples)
+			if err == nil {
+				into.partitions = n
+			}
 			return err
 		}},
-		{"what is committed", func(ctx context.Context) (err error) {
-			into.committed, err = p.log.Committed(ctx, schema.ConsumerGroup, log.TopicSamples)
+		{"what is committed", func(ctx context.Context) error {
+			committed, err := p.log.Committed(ctx, schema.ConsumerGroup, log.TopicSamples)
+			if err == nil {
+				into.committed = committed
+			}
 			return err
 		}},
 	})

@@ -2,7 +2,6 @@ package processes
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math"
@@ -20,22 +19,32 @@ const Interval = 5 * time.Second
 // Announcer says what this process does.
 type Announcer struct {
 	log    log.Log
+	every  time.Duration
 	status func() Process
 	logger *slog.Logger
 
-	key    []byte    // of what was said; nil = nothing yet
-	before []float64 // the totals of the last announcement
-	at     time.Time // when they were taken
+	key    []byte   // of what was said; nil = nothing yet
+	before []totals // those of announcements within rateWindow, the oldest first
 }
 
-// NewAnnouncer returns an Announcer for what status returns. Stages and ID must always be the same.
-func NewAnnouncer(l log.Log, status func() Process, logger *slog.Logger) *Announcer {
-	return &Announcer{log: l, status: status, logger: logger}
+// rateWindow is what rates are taken over: senders and scrapes come every 15 or 30 seconds, not every five.
+const rateWindow = 30 * time.Second
+
+// totals are what the counters stood at.
+type totals struct {
+	at     time.Time
+	counts []float64
 }
 
-// Run says every Interval what the process does until ctx ends, and then takes it back.
+// NewAnnouncer returns an Announcer for what status returns; its stages and ID must always be the same. every is Interval
+// but in tests.
+func NewAnnouncer(l log.Log, every time.Duration, status func() Process, logger *slog.Logger) *Announcer {
+	return &Announcer{log: l, every: every, status: status, logger: logger}
+}
+
+// Run says every so often what the process does until ctx ends, and then takes it back.
 func (a *Announcer) Run(ctx context.Context) error {
-	tick := time.NewTicker(Interval)
+	tick := time.NewTicker(a.every)
 	defer tick.Stop()
 	failing := false
 	for {
@@ -57,10 +66,9 @@ func (a *Announcer) announce(ctx context.Context, now time.Time) error {
 	defer cancel()
 	p := a.status()
 	a.rate(&p, now)
-	p.bound()
-	value, err := json.Marshal(p)
+	value, err := p.encode()
 	if err != nil {
-		return fmt.Errorf("encode what process %s does: %w", p.ID, err)
+		return err
 	}
 	a.key = p.key()
 	if err := a.log.Append(ctx, log.TopicControl, []log.Record{{Key: a.key, Value: value}}); err != nil {
@@ -69,18 +77,25 @@ func (a *Announcer) announce(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// rate makes speeds of the counters and what they were at the last announcement.
+// rate makes speeds of the counters and what they were up to a rateWindow ago.
 func (a *Announcer) rate(p *Process, now time.Time) {
 	all := p.rates()
-	passed := now.Sub(a.at).Seconds()
-	totals := make([]float64, len(all))
+	current := totals{now, make([]float64, len(all))}
 	for i, r := range all {
-		totals[i] = r.Total
-		if len(a.before) == len(all) && passed > 0 {
-			*r = At(math.Round(1000*max(0, r.Total-a.before[i])/passed) / 1000)
+		current.counts[i] = r.Total
+	}
+	for len(a.before) > 1 && now.Sub(a.before[0].at) > rateWindow+Interval/2 {
+		a.before = a.before[1:]
+	}
+	if len(a.before) > 0 {
+		first := a.before[0]
+		if passed := now.Sub(first.at).Seconds(); passed > 0 {
+			for i, r := range all {
+				*r = At(math.Round(1000*max(0, r.Total-first.counts[i])/passed) / 1000)
+			}
 		}
 	}
-	a.before, a.at = totals, now
+	a.before = append(a.before, current)
 }
 
 // withdraw takes back what was said.

@@ -43,9 +43,9 @@ type Producer struct {
 // Consumer is what a consumer does.
 type Consumer struct {
 	Ready      bool        `json:"ready"`
-	Notes      []string    `json:"notes,omitempty"` // what was lost, and what is not ready
-	HeadSeries int64       `json:"head_series"`     // in the generations that grow
-	HeadBytes  int64       `json:"head_bytes"`      // of the records in them
+	Notes      []string    `json:"notes"`       // what was lost
+	HeadSeries int64       `json:"head_series"` // in the generations that grow
+	HeadBytes  int64       `json:"head_bytes"`  // of the records in them
 	Samples    Rate        `json:"samples_per_second,omitzero"`
 	Partitions []Partition `json:"partitions,omitempty"`
 }
@@ -98,7 +98,7 @@ type Compactor struct {
 	TooLarge    int     `json:"too_large,omitempty"`
 	Quarantined int     `json:"quarantined,omitempty"` // blocks that some compactor could not read
 	Looked      int64   `json:"looked,omitempty"`      // when that look was, by its clock; 0 = there was none yet
-	Running     []Job   `json:"running,omitempty"`
+	Running     []Job   `json:"running"`
 	Done        int64   `json:"done"`   // since it started
 	Failed      int64   `json:"failed"` // likewise
 	Settle      int64   `json:"settle"` // ms
@@ -133,7 +133,7 @@ type Reader struct {
 	Errors        Rate  `json:"bucket_errors_per_second,omitzero"`
 }
 
-// Rate is a counter's speed. Whoever has the counter sets Total; the Announcer makes PerSecond of two of them.
+// Rate is a counter's speed. Whoever has the counter sets Total; the Announcer makes PerSecond of it.
 type Rate struct {
 	Total     float64
 	PerSecond float64
@@ -181,9 +181,12 @@ const (
 	maxValue      = 900_000
 )
 
-// bound cuts off what is too much to tell.
+// bound cuts off what is too much to tell, and makes lists of what is none.
 func (p *Process) bound() {
 	if c := p.Consumer; c != nil {
+		if c.Notes == nil {
+			c.Notes = []string{}
+		}
 		c.Partitions = c.Partitions[:min(len(c.Partitions), maxPartitions)]
 		c.Notes = c.Notes[:min(len(c.Notes), maxNotes)]
 		for i := range c.Notes {
@@ -195,7 +198,26 @@ func (p *Process) bound() {
 		}
 	}
 	if c := p.Compactor; c != nil {
+		if c.Running == nil {
+			c.Running = []Job{}
+		}
 		c.Running = c.Running[:min(len(c.Running), maxJobs)]
+	}
+}
+
+// encode returns the value of the announcement, of at most maxValue bytes: if all partitions are in trouble at once, the
+// last of them are left out.
+func (p *Process) encode() ([]byte, error) {
+	p.bound()
+	for {
+		value, err := json.Marshal(p)
+		if err != nil {
+			return nil, fmt.Errorf("encode what process %s does: %w", p.ID, err)
+		}
+		if len(value) <= maxValue || p.Consumer == nil || len(p.Consumer.Partitions) == 0 {
+			return value, nil
+		}
+		p.Consumer.Partitions = p.Consumer.Partitions[:len(p.Consumer.Partitions)/2]
 	}
 }
 
