@@ -21,8 +21,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"sluice/bench/queries"
-	"sluice/compactor"
 	"sluice/internal/log"
+	"sluice/internal/plan"
 	"sluice/reader"
 	"sluice/schema"
 )
@@ -207,14 +207,12 @@ func (in *installation) ship(offsets map[int32]int64) {
 func (in *installation) compact(tenants []schema.Tenant) {
 	in.t.Helper()
 	in.merging.open()
-	plan := compactor.PlanConfig{Settle: 1}
-	for _, hours := range []int64{2, 12, 24} {
-		plan.Ranges = append(plan.Ranges, hours*time.Hour.Milliseconds())
-	}
+	cfg := plan.Default()
+	cfg.Settle = 1
 	in.eventually(func() error {
 		for _, tenant := range tenants {
 			blocks, _ := in.process.catalog.Snapshot(tenant)
-			if jobs, _ := compactor.Plan(time.Now().UnixMilli(), blocks, plan); len(jobs) > 0 {
+			if jobs, _ := plan.Jobs(time.Now().UnixMilli(), blocks, cfg); len(jobs) > 0 {
 				return fmt.Errorf("%d merges of tenant %s are left", len(jobs), tenant)
 			}
 		}
