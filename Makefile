@@ -14,7 +14,7 @@ UNIT = $(shell $(GO) list ./... | grep -v '/bench/e2e$$')
 # Beside them stand tests, TestReal…, that start brokers of Apache Kafka.
 REAL := ./internal/kafkatest ./internal/log
 
-.PHONY: run cluster build test unit e2e kafka tools race lint fuzz bench bench-write bench-read check clean
+.PHONY: run cluster build ui test unit e2e kafka tools race lint fuzz bench bench-write bench-read check clean
 
 run: build            ## everything in one process, data in ./data
 	./sluice all --data-dir $(DATA)
@@ -24,6 +24,9 @@ cluster: tools build   ## an installation on this machine: Kafka, S3, two of eve
 
 build:                ## ./sluice
 	$(GO) build -o sluice .
+
+ui:                   ## the web page, from internal/page/app into internal/page/dist; needs Node, and only who changes the page needs it
+	cd internal/page/app && npm ci --no-audit --no-fund && npm run build
 
 test: tools           ## everything: vet, packages, real Kafka, and the real binary against real Prometheus and S3
 	$(VET) ./...

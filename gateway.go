@@ -12,6 +12,7 @@ import (
 
 	"sluice/internal/auth"
 	"sluice/internal/fetch"
+	"sluice/internal/page"
 	"sluice/internal/web"
 	"sluice/schema"
 )
@@ -91,6 +92,9 @@ func rights() map[string]auth.Right {
 		"/api/prom/push":  auth.Write,
 		"/api/v1/write":   auth.Write,
 		"/api/v1/receive": auth.Write,
+	}
+	for _, pattern := range page.Patterns() { // the same for all; what it shows comes from the API
+		table[pattern] = everybody
 	}
 	for _, prefix := range []string{"/prometheus", "/api/prom", ""} {
 		table[prefix+"/federate"] = auth.Read

@@ -2,6 +2,9 @@ module sluice
 
 go 1.26.0
 
+// Packages of npm may hold files of Go.
+ignore ./internal/page/app/node_modules
+
 require (
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/dgraph-io/ristretto/v2 v2.4.2

@@ -52,6 +52,7 @@ import (
 	"sluice/internal/limits"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/page"
 	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
@@ -425,6 +426,11 @@ func (p *process) buildReader() (err error) {
 		return err
 	}
 	p.reader.Register(p.mux)
+	site, err := page.New(http.HandlerFunc(p.serveIndex))
+	if err != nil {
+		return err
+	}
+	site.Register(p.mux)
 	p.running = append(p.running, task{"reader", p.reader.Run})
 	p.ready = append(p.ready, p.reader.Ready)
 	if p.consumer != nil {
@@ -479,7 +485,9 @@ func (p *process) mountCommon() {
 	p.mux.HandleFunc("GET /-/ready", ready)
 	p.mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "healthy") })
 	p.mux.HandleFunc("GET /config", p.serveConfig)
-	p.mux.HandleFunc("GET /{$}", p.serveIndex)
+	if p.reader == nil { // else the page is there
+		p.mux.HandleFunc("GET /{$}", p.serveIndex)
+	}
 	p.mux.HandleFunc("/debug/pprof/", pprof.Index)
 	p.mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	p.mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

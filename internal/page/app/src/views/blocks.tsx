@@ -1,0 +1,5 @@
+import { Waiting } from '../ui'
+
+export function Blocks() {
+  return <Waiting />
+}
