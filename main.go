@@ -55,6 +55,7 @@ import (
 	"sluice/internal/page"
 	"sluice/internal/usage"
 	"sluice/internal/web"
+	"sluice/internal/writes"
 	"sluice/producer"
 	"sluice/reader"
 	"sluice/reader/store"
@@ -141,9 +142,15 @@ type process struct {
 	scheme    string // under which it is served, http or https
 	mux       *http.ServeMux
 
-	producer *producer.Producer // those that run here
-	consumer *consumer.Consumer
-	reader   *reader.Reader
+	producer  *producer.Producer // those that run here
+	consumer  *consumer.Consumer
+	compactor *compactor.Compactor
+	reader    *reader.Reader
+
+	// What producers and readers know through the control topic, once for both.
+	usage  *usage.Table
+	writes *writes.Table
+	ha     *ha.Tracker
 
 	running []task
 	ready   []func() error
@@ -315,17 +322,18 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
-	counted := usage.NewTable(p.log, p.logger) // what consumers say of the tenants' series
-	p.producer.LimitSeries(counted)
-	tracker, err := ha.New(ha.Config{Instance: p.instance}, p.log, p.logger, p.reg)
-	if err != nil {
+	p.usage = usage.NewTable(p.log, p.logger) // what consumers say of the tenants' series
+	p.producer.LimitSeries(p.usage)
+	if err := p.trackHA(p.reg); err != nil {
 		return err
 	}
-	p.producer.TrackHA(tracker)
+	p.producer.TrackHA(p.ha)
 	p.producer.Register(p.mux)
-	tracker.Register(p.mux)
+	p.ha.Register(p.mux)
 	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
-	p.running = append(p.running, task{"usage", counted.Run}, task{"HA tracker", tracker.Run}, task{"producer", p.producer.Run})
+	p.followWrites()
+	teller := writes.NewTeller(p.instance, p.log, p.producer, p.writes, p.logger)
+	p.running = append(p.running, task{"usage", p.usage.Run}, task{"producer", p.producer.Run}, task{"teller of writes", teller.Run})
 	return nil
 }
 
@@ -376,7 +384,8 @@ func (p *process) buildCompactor() error {
 	if tomb, kept := p.cli.Duration("compactor.tombstone-retention"), p.cli.Duration("log.retention"); tomb <= kept {
 		return fmt.Errorf("--compactor.tombstone-retention of %s must be longer than --log.retention of %s: a replay could bring deleted blocks back", tomb, kept)
 	}
-	comp, err := compactor.New(compactor.Config{
+	var err error
+	p.compactor, err = compactor.New(compactor.Config{
 		Instance:           p.instance,
 		Scratch:            dataPath(p.cli, "scratch", "compactor"),
 		Interval:           p.cli.Duration("compactor.interval"),
@@ -389,7 +398,7 @@ func (p *process) buildCompactor() error {
 	if err != nil {
 		return err
 	}
-	p.running = append(p.running, task{"compactor", comp.Run})
+	p.running = append(p.running, task{"compactor", p.compactor.Run})
 	return nil
 }
 
@@ -423,6 +432,9 @@ func (p *process) buildReader() (err error) {
 		Advertise:  p.address(),
 	}, p.log, p.catalog, p.bucket, p.directory, dial, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
+		return err
+	}
+	if err := p.showTenants(); err != nil {
 		return err
 	}
 	p.reader.Register(p.mux)
