@@ -34,6 +34,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -151,6 +152,8 @@ type process struct {
 	usage  *usage.Table
 	writes *writes.Table
 	ha     *ha.Tracker
+
+	tellEvery time.Duration // how often the producer tells what it writes, for tests; 0 = as writes.Config has it
 
 	running []task
 	ready   []func() error
@@ -332,7 +335,10 @@ func (p *process) buildProducer() (err error) {
 	p.ha.Register(p.mux)
 	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
 	p.followWrites()
-	teller := writes.NewTeller(p.instance, p.log, p.producer, p.writes, p.logger)
+	teller, err := writes.NewTeller(writes.Config{Instance: p.instance, Interval: p.tellEvery}, p.log, p.producer, p.writes, p.logger)
+	if err != nil {
+		return err
+	}
 	p.running = append(p.running, task{"usage", p.usage.Run}, task{"producer", p.producer.Run}, task{"teller of writes", teller.Run})
 	return nil
 }

@@ -203,7 +203,7 @@ func why(j *Job, cfg *Config) string {
 	case fresh > 0 && late > 0:
 		return fmt.Sprintf("%s came after the window of %s was merged", count(late, "block"), size)
 	case overlapping(j.Blocks):
-		return fmt.Sprintf("%d blocks of %s overlap in time (%s)", n, size, count(partitions(j.Blocks), "partition"))
+		return fmt.Sprintf("%d blocks in the window of %s overlap in time (%s)", n, size, count(partitions(j.Blocks), "partition"))
 	}
 	return fmt.Sprintf("window of %s is closed and has %d blocks", size, n)
 }
@@ -215,7 +215,7 @@ func whyLater(j *Job, cfg *Config) string {
 		return why(j, cfg) + ", and more may come"
 	}
 	if overlapping(j.Blocks) {
-		return why(j, cfg) + fmt.Sprintf(", and more may come until %s after their end", written(cfg.Settle))
+		return why(j, cfg) + fmt.Sprintf(", and more may come until %s after its end", written(cfg.Settle))
 	}
 	return fmt.Sprintf("window of %s has %d blocks and is closed %s after its end", written(j.End-j.Start), len(j.Blocks), written(cfg.Settle))
 }
@@ -224,9 +224,9 @@ func whyLater(j *Job, cfg *Config) string {
 func whyTooLarge(j *Job, cfg *Config) string {
 	sum := together(j.Blocks, 0)
 	if cfg.MaxJobBytes > 0 && sum.Bytes > cfg.MaxJobBytes {
-		return fmt.Sprintf("%d blocks of %s overlap in time, but have %d bytes, more than the %d that one merge may have", len(j.Blocks), written(j.End-j.Start), sum.Bytes, cfg.MaxJobBytes)
+		return fmt.Sprintf("%d blocks in the window of %s overlap in time, but have %d bytes, more than the %d that one merge may have", len(j.Blocks), written(j.End-j.Start), sum.Bytes, cfg.MaxJobBytes)
 	}
-	return fmt.Sprintf("%d blocks of %s overlap in time, but have %d series, more than the %d that one merge may have", len(j.Blocks), written(j.End-j.Start), sum.Series, cfg.MaxJobSeries)
+	return fmt.Sprintf("%d blocks in the window of %s overlap in time, but have %d series, more than the %d that one merge may have", len(j.Blocks), written(j.End-j.Start), sum.Series, cfg.MaxJobSeries)
 }
 
 // partitions is how many partitions of the log are in the blocks.

@@ -19,9 +19,9 @@ func TestLook(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"nothing to do", "now 14h\na [0h,2h)", ""},
 		{"partitions of one generation", "now 3h\na [0h,2h) p=0\nb [0h,2h) p=1\nc [1h,2h) p=2",
-			"ready 2h30m 2h a b c: 3 blocks of 2 h overlap in time (3 partitions)"},
+			"ready 2h30m 2h a b c: 3 blocks in the window of 2 h overlap in time (3 partitions)"},
 		{"the same while the window is open", "now 1h30m\na [0h,1h) p=0\nb [0h,1h) p=1",
-			"waiting 2h30m 2h a b: 2 blocks of 2 h overlap in time (2 partitions), and more may come until 30 m after their end"},
+			"waiting 2h30m 2h a b: 2 blocks in the window of 2 h overlap in time (2 partitions), and more may come until 30 m after its end"},
 		{"one after the other", "now 5h\na [0h,2h) p=0\nb [2h,4h) p=0",
 			"waiting 12h30m 12h a b: window of 12 h has 2 blocks and is closed 30 m after its end"},
 		{"they will be merged at once where two windows end together", "now 23h\na [0h,12h) level=2\nb [12h,14h)\nc [14h,16h)",
@@ -35,11 +35,11 @@ func TestLook(t *testing.T) {
 		{"newcomers that have waited", "now 27h\na [0h,24h) level=2 at=25h\nb [1h,2h) at=25h45m\nc [1h,2h) at=26h45m",
 			"ready 26h15m 24h a b c: 2 blocks came after the window of 24 h was merged"},
 		{"too large", "now 3h\nmax-bytes 15\na [0h,2h) bytes=10\nb [0h,2h) bytes=10",
-			"too large 2h30m 2h a b: 2 blocks of 2 h overlap in time, but have 20 bytes, more than the 15 that one merge may have"},
+			"too large 2h30m 2h a b: 2 blocks in the window of 2 h overlap in time, but have 20 bytes, more than the 15 that one merge may have"},
 		{"too many series", "now 3h\nmax-series 15\na [0h,2h) series=10\nb [0h,2h) series=10",
-			"too large 2h30m 2h a b: 2 blocks of 2 h overlap in time, but have 20 series, more than the 15 that one merge may have"},
+			"too large 2h30m 2h a b: 2 blocks in the window of 2 h overlap in time, but have 20 series, more than the 15 that one merge may have"},
 		{"wide ones", "now 40h\na [0h,48h)\nb [20h,30h)\nc [30h,47h)",
-			"waiting 48h30m 48h a b: 2 blocks longer than 24 h overlap in time, and more may come until 30 m after their end"},
+			"waiting 48h30m 48h a b: 2 blocks longer than 24 h overlap in time, and more may come until 30 m after its end"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			now, blocks, cfg, names := parsePlan(t, c.in)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math"
@@ -25,7 +26,7 @@ type Source interface {
 }
 
 const (
-	// interval is how often is looked for what there is to tell, and patience how long a change that is not notable waits.
+	// interval is Config.Interval's default, and patience how long a change that is not notable waits.
 	interval = 10 * time.Second
 	patience = time.Minute
 	// window is what a rate is taken over, and leastWindow the least that the samples of a tenant who has just come are spread over.
@@ -39,14 +40,34 @@ const (
 	appendTimeout = 5 * time.Second
 )
 
+// Config of a Teller.
+type Config struct {
+	Instance string        // name of this process, of which no two run at one time
+	Interval time.Duration // between two looks at what there is to tell; default 10 s
+}
+
+// Validate fills in the default and refuses what cannot be meant.
+func (c *Config) Validate() error {
+	if c.Instance == "" {
+		return errors.New("teller of writes: no instance name")
+	}
+	if c.Interval == 0 {
+		c.Interval = interval
+	}
+	if c.Interval < 0 {
+		return fmt.Errorf("teller of writes: interval is %s, must not be negative", c.Interval)
+	}
+	return nil
+}
+
 // Teller says in the control topic what a producer knows of its tenants.
 type Teller struct {
-	instance string
-	log      log.Log
-	source   Source
-	table    *Table
-	logger   *slog.Logger
-	now      func() time.Time
+	cfg    Config
+	log    log.Log
+	source Source
+	table  *Table
+	logger *slog.Logger
+	now    func() time.Time
 
 	// Of the goroutine of Run.
 	run     uint32
@@ -69,18 +90,21 @@ type reading struct {
 	Counts
 }
 
-// NewTeller makes a Teller for the producer of this instance. The table, which somebody runs, tells it what dead producers have left behind.
-func NewTeller(instance string, l log.Log, source Source, table *Table, logger *slog.Logger) *Teller {
-	return &Teller{
-		instance: instance, log: l, source: source, table: table, logger: logger, now: time.Now,
-		run: rand.Uint32(), tenants: map[schema.Tenant]*tenantWrites{},
+// NewTeller makes a Teller for the producer of this process. The table, which somebody runs, tells it what dead producers have left behind.
+func NewTeller(cfg Config, l log.Log, source Source, table *Table, logger *slog.Logger) (*Teller, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
+	return &Teller{
+		cfg: cfg, log: l, source: source, table: table, logger: logger, now: time.Now,
+		run: rand.Uint32(), tenants: map[schema.Tenant]*tenantWrites{},
+	}, nil
 }
 
-// Run tells what has changed every ten seconds until ctx ends, and then takes everything back. What cannot be told is logged
+// Run tells what has changed every Config.Interval until ctx ends, and then takes everything back. What cannot be told is logged
 // and told again.
 func (t *Teller) Run(ctx context.Context) error {
-	look := time.NewTicker(interval)
+	look := time.NewTicker(t.cfg.Interval)
 	defer look.Stop()
 	sweep := time.NewTicker(sweepEvery + rand.N(sweepEvery/2)) // mostly, one of them does it
 	defer sweep.Stop()
@@ -125,13 +149,13 @@ func (t *Teller) failed() {
 
 // withdraw takes back all that this process has said.
 func (t *Teller) withdraw(ctx context.Context) {
-	recs := []log.Record{{Key: key{kindBeat, "", t.instance}.encode()}}
+	recs := []log.Record{{Key: key{kindBeat, "", t.cfg.Instance}.encode()}}
 	for tenant, w := range t.tenants {
 		if w.rates != (Rates{}) {
-			recs = append(recs, log.Record{Key: key{kindRates, tenant, t.instance}.encode()})
+			recs = append(recs, log.Record{Key: key{kindRates, tenant, t.cfg.Instance}.encode()})
 		}
 		if w.rejects != nil {
-			recs = append(recs, log.Record{Key: key{kindRejects, tenant, t.instance}.encode()})
+			recs = append(recs, log.Record{Key: key{kindRejects, tenant, t.cfg.Instance}.encode()})
 		}
 	}
 	if err := t.append(ctx, recs); err != nil && !errors.Is(err, log.ErrClosed) {
@@ -188,7 +212,7 @@ func (t *Teller) round(now time.Time) []log.Record {
 	slices.SortFunc(list, func(a, b due) int {
 		return cmp.Or(a.since.Compare(b.since), cmp.Compare(string(a.rec.Key), string(b.rec.Key)))
 	})
-	recs := []log.Record{{Key: key{kindBeat, "", t.instance}.encode(), Value: (&value{Run: t.run}).encode()}}
+	recs := []log.Record{{Key: key{kindBeat, "", t.cfg.Instance}.encode(), Value: (&value{Run: t.run}).encode()}}
 	spoken := t.spoken()
 	for _, d := range list[:min(len(list), maxRecords-1)] {
 		if !d.of.told() {
@@ -258,7 +282,7 @@ func (t *Teller) rates(now time.Time, tenant schema.Tenant, w *tenantWrites) (du
 	if change < 0.5 && (change <= 0.1 || now.Sub(w.ratesAt) < patience) {
 		return due{}, false
 	}
-	d := due{of: w, since: w.ratesAt, rec: log.Record{Key: key{kindRates, tenant, t.instance}.encode()}}
+	d := due{of: w, since: w.ratesAt, rec: log.Record{Key: key{kindRates, tenant, t.cfg.Instance}.encode()}}
 	if is != (Rates{}) {
 		d.rec.Value = (&value{Run: t.run, Rates: &is}).encode()
 	}
@@ -293,7 +317,7 @@ func (t *Teller) rejects(now time.Time, tenant schema.Tenant, w *tenantWrites, l
 		return due{}, false
 	}
 	return due{
-		of: w, since: w.rejectsAt, rec: log.Record{Key: key{kindRejects, tenant, t.instance}.encode(), Value: (&value{Run: t.run, Rejects: list}).encode()},
+		of: w, since: w.rejectsAt, rec: log.Record{Key: key{kindRejects, tenant, t.cfg.Instance}.encode(), Value: (&value{Run: t.run, Rejects: list}).encode()},
 		done: func() { w.rejects, w.rejectsAt = counts, now },
 	}, true
 }

@@ -71,7 +71,10 @@ func (o *topic) take(recs []log.Record) {
 }
 
 func (o *topic) teller(instance string, s Source) *Teller {
-	t := NewTeller(instance, appender{to: o}, s, o.Table, slog.New(slog.DiscardHandler))
+	t, err := NewTeller(Config{Instance: instance}, appender{to: o}, s, o.Table, slog.New(slog.DiscardHandler))
+	if err != nil {
+		panic(err)
+	}
 	t.now = func() time.Time { return o.now }
 	t.looked = o.now
 	return t
