@@ -167,7 +167,8 @@ func between(req *http.Request, name string, fallback, least, most int) (int, er
 
 // tenants returns a row for each tenant that anything is known of and whose name contains search.
 func (k *known) tenants(search string) []*tenantRow {
-	all := map[schema.Tenant]*tenantRow{}
+	blocks, series, written := k.Catalog.Totals(), k.Usage.Totals(), k.Writes.Totals()
+	all := make(map[schema.Tenant]*tenantRow, max(len(blocks), len(series), len(written)))
 	row := func(t schema.Tenant) *tenantRow {
 		r := all[t]
 		if r == nil {
@@ -176,15 +177,15 @@ func (k *known) tenants(search string) []*tenantRow {
 		}
 		return r
 	}
-	for t, sum := range k.Catalog.Totals() {
+	for t, sum := range blocks {
 		r := row(t)
 		r.Blocks, r.BlockBytes, r.BlockSamples, r.Oldest, r.Newest = sum.Blocks, sum.Bytes, sum.Samples, sum.Oldest, sum.Newest
 	}
-	for t, sum := range k.Usage.Totals() {
+	for t, sum := range series {
 		r := row(t)
 		r.Series, r.HeadSeries = sum.Series, sum.InHeads
 	}
-	for t, sum := range k.Writes.Totals() {
+	for t, sum := range written {
 		r := row(t)
 		r.Samples, r.Rejected, r.LastRejected = sum.Samples, sum.Rejected, sum.LastRejected
 	}

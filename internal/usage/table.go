@@ -341,7 +341,11 @@ func (t *Table) Totals() map[schema.Tenant]Total {
 	defer t.mu.RUnlock()
 	out := map[schema.Tenant]Total{}
 	for _, of := range t.sources {
-		most := map[schema.Tenant]*summary{} // in the partition
+		tenants := 0
+		for _, s := range of {
+			tenants = max(tenants, len(s.tenants))
+		}
+		most := make(map[schema.Tenant]*summary, tenants) // in the partition
 		for _, s := range of {
 			if s.stale {
 				continue

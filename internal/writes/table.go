@@ -176,7 +176,11 @@ type Total struct {
 func (t *Table) Totals() map[schema.Tenant]Total {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	out := map[schema.Tenant]Total{}
+	tenants := 0
+	for _, of := range t.instances {
+		tenants = max(tenants, len(of.rates))
+	}
+	out := make(map[schema.Tenant]Total, tenants)
 	for _, of := range t.instances {
 		for tenant, r := range of.rates {
 			if t.counts(of, r.run) {
