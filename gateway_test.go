@@ -172,7 +172,7 @@ func TestRights(t *testing.T) {
 		for _, has := range []auth.Right{auth.Write, auth.Read, auth.Metrics, auth.Admin, internal} {
 			code, _ := try(pattern, tokenOf(has))
 			switch {
-			case need == everybody, has == need, need == auth.Metrics && has == auth.Admin:
+			case need == everybody, has == need, need == auth.Metrics && has == auth.Admin, need == somebody && has != internal:
 				require.Zero(t, code, "%s with %s", pattern, has)
 			case has == internal || need == internal: // not known there at all
 				require.Equal(t, http.StatusUnauthorized, code, "%s with %s", pattern, has)
@@ -187,6 +187,8 @@ func TestRights(t *testing.T) {
 		}
 		require.Equal(t, http.StatusUnauthorized, code, pattern)
 		require.Len(t, header.Values("WWW-Authenticate"), 2)
+		_, header = try(pattern, http.Header{"X-Requested-With": {"XMLHttpRequest"}})
+		require.Equal(t, []string{`Bearer realm="sluice"`}, header.Values("WWW-Authenticate"), "a browser must not open its own form over the page's")
 		code, _ = try(pattern, http.Header{"X-Scope-Orgid": {"a"}})
 		require.Equal(t, http.StatusUnauthorized, code, "%s: a header is nobody", pattern)
 	}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sluice/internal/ha"
@@ -8,6 +11,7 @@ import (
 	"sluice/internal/usage"
 	"sluice/internal/writes"
 	"sluice/reader"
+	"sluice/schema"
 )
 
 // What the stages of this process know of tenants through the control topic, once for all of them.
@@ -50,10 +54,30 @@ func (p *process) showTenants() error {
 	return nil
 }
 
-// planSettings is what compactors go by when they decide what to merge.
+// planSettings is what compactors go by when they decide what to merge: that of this process, else the one that has planned last.
 func (p *process) planSettings() plan.Config {
 	if p.compactor != nil {
 		return p.compactor.Settings()
 	}
-	return plan.Default()
+	settings, looked := plan.Default(), int64(-1)
+	if p.processes == nil {
+		return settings
+	}
+	all, _ := p.processes.List()
+	for _, other := range all {
+		c := other.Compactor
+		if c == nil || other.Silent || c.Looked <= looked {
+			continue
+		}
+		told := plan.Config{Ranges: c.Ranges, Settle: c.Settle, MaxJobBytes: c.MaxBytes, MaxJobSeries: c.MaxSeries}
+		if told.Valid() {
+			settings, looked = told, c.Looked
+		}
+	}
+	return settings
+}
+
+// knownTenants are those that producers and consumers speak of.
+func (p *process) knownTenants() []schema.Tenant {
+	return slices.AppendSeq(slices.Collect(maps.Keys(p.usage.Totals())), maps.Keys(p.writes.Totals()))
 }

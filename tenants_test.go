@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -20,8 +21,8 @@ import (
 	"sluice/schema"
 )
 
-// ask gets what an endpoint of a mux answers as data.
-func ask[T any](t *testing.T, mux *http.ServeMux, tenant, path string) (data T) {
+// askData gets what an endpoint of a mux answers as data.
+func askData[T any](t *testing.T, mux *http.ServeMux, tenant, path string) (data T) {
 	t.Helper()
 	req := httptest.NewRequest(http.MethodGet, path, nil)
 	req.Header.Set(schema.TenantHeader, tenant)
@@ -112,7 +113,7 @@ func TestTenantsThroughTheLog(t *testing.T) {
 
 	var acme tenantAnswer
 	in.eventually(func() error {
-		acme = ask[tenantAnswer](t, in.farMux, "acme", "/prometheus/api/v1/status/tenant")
+		acme = askData[tenantAnswer](t, in.farMux, "acme", "/prometheus/api/v1/status/tenant")
 		if len(acme.Rejects) == 0 || acme.Usage["ingestion_rate"] == 0 || acme.Usage["max_global_series_per_user"] < 20 {
 			return fmt.Errorf("not told yet: %+v", acme)
 		}
@@ -125,27 +126,27 @@ func TestTenantsThroughTheLog(t *testing.T) {
 	require.EqualValues(t, 3, acme.Limits["max_label_names_per_series"])
 	require.EqualValues(t, 20, acme.Usage["max_global_series_per_metric"])
 	require.Equal(t, "m", acme.Top[0].Name)
-	require.Empty(t, ask[tenantAnswer](t, in.farMux, "bravo", "/api/v1/status/tenant").Rejects)
+	require.Empty(t, askData[tenantAnswer](t, in.farMux, "bravo", "/api/v1/status/tenant").Rejects)
 
 	in.ship(in.seal())
 	at("acme", 30*time.Minute, 1)
 	in.ship(in.seal())
 	checkBlocks(in, "acme", 4)
 	checkQuarantine(in, "acme")
-	all := ask[tenantsAnswer](t, in.farMux, "", "/-/tenants?sort=block_bytes")
+	all := askData[tenantsAnswer](t, in.farMux, "", "/-/tenants?sort=block_bytes")
 	require.Equal(t, 2, all.Total)
 	require.Equal(t, "acme", all.Tenants[0].Tenant)
 	require.EqualValues(t, []int64{4, 120}, []int64{all.Tenants[0].Blocks, all.Tenants[0].BlockSamples})
 	require.Equal(t, begin.UnixMilli(), all.Tenants[0].Oldest)
-	require.Equal(t, 1, ask[tenantsAnswer](t, in.farMux, "", "/-/tenants?search=rav").Total)
-	require.Empty(t, ask[tenantsAnswer](t, in.farMux, "", "/-/tenants?offset=2").Tenants)
+	require.Equal(t, 1, askData[tenantsAnswer](t, in.farMux, "", "/-/tenants?search=rav").Total)
+	require.Empty(t, askData[tenantsAnswer](t, in.farMux, "", "/-/tenants?offset=2").Tenants)
 
 	in.compact([]schema.Tenant{"acme", "bravo"})
 	merged := checkBlocks(in, "acme", 1)
-	replaced := ask[blocksAnswer](t, in.farMux, "acme", "/api/v1/status/blocks?all=true").Blocks
+	replaced := askData[blocksAnswer](t, in.farMux, "acme", "/api/v1/status/blocks?all=true").Blocks
 	require.Len(t, replaced, 5)
 	for _, b := range replaced {
-		whole := ask[struct {
+		whole := askData[struct {
 			State, ReplacedBy string
 			Files             []schema.BlockFile
 			By                string `json:"replaced_by"`
@@ -168,7 +169,7 @@ func checkBlocks(in *installation, tenant string, want int) (answer blocksAnswer
 	in.t.Helper()
 	in.eventually(func() error {
 		known := in.process.catalog.Blocks(schema.Tenant(tenant))
-		answer = ask[blocksAnswer](in.t, in.farMux, tenant, "/prometheus/api/v1/status/blocks")
+		answer = askData[blocksAnswer](in.t, in.farMux, tenant, "/prometheus/api/v1/status/blocks")
 		if len(known) != want || answer.Total != want {
 			return fmt.Errorf("%d blocks in the catalogue, %d in the answer, want %d", len(known), answer.Total, want)
 		}
@@ -178,17 +179,17 @@ func checkBlocks(in *installation, tenant string, want int) (answer blocksAnswer
 		}
 		return nil
 	})
-	require.Equal(in.t, min(1, want), len(ask[blocksAnswer](in.t, in.farMux, tenant, "/api/v1/status/blocks?limit=1").Blocks))
+	require.Equal(in.t, min(1, want), len(askData[blocksAnswer](in.t, in.farMux, tenant, "/api/v1/status/blocks?limit=1").Blocks))
 	newest := in.process.catalog.Blocks(schema.Tenant(tenant))[want-1]
 	later := fmt.Sprintf("/api/v1/status/blocks?start=%f", float64(newest.MaxTime)/1000)
-	require.Zero(in.t, ask[blocksAnswer](in.t, in.farMux, tenant, later).Total)
+	require.Zero(in.t, askData[blocksAnswer](in.t, in.farMux, tenant, later).Total)
 	return answer
 }
 
 // checkQuarantine sets one of the blocks aside, and lifts it: meanwhile it is shown, and in no job.
 func checkQuarantine(in *installation, tenant string) {
 	in.t.Helper()
-	jobs := ask[blocksAnswer](in.t, in.process.mux, tenant, "/api/v1/status/blocks").Jobs
+	jobs := askData[blocksAnswer](in.t, in.process.mux, tenant, "/api/v1/status/blocks").Jobs
 	require.Len(in.t, jobs, 1)
 	require.Equal(in.t, "ready", jobs[0].State)
 	require.Equal(in.t, "4 blocks in the window of 24 h overlap in time (2 partitions)", jobs[0].Why)
@@ -202,7 +203,7 @@ func checkQuarantine(in *installation, tenant string) {
 	var found string
 	in.eventually(func() error {
 		found = ""
-		answer := ask[blocksAnswer](in.t, in.farMux, tenant, "/api/v1/status/blocks")
+		answer := askData[blocksAnswer](in.t, in.farMux, tenant, "/api/v1/status/blocks")
 		for _, b := range answer.Blocks {
 			if b.Quarantined != nil {
 				found += b.ID + " " + b.Quarantined.By + ": " + b.Quarantined.Reason
@@ -219,11 +220,33 @@ func checkQuarantine(in *installation, tenant string) {
 	require.Equal(in.t, e.ID.String()+" c: index torn", found)
 	note("")
 	in.eventually(func() error {
-		for _, b := range ask[blocksAnswer](in.t, in.farMux, tenant, "/api/v1/status/blocks").Blocks {
+		for _, b := range askData[blocksAnswer](in.t, in.farMux, tenant, "/api/v1/status/blocks").Blocks {
 			if b.Quarantined != nil {
 				return fmt.Errorf("block %s is set aside still", b.ID)
 			}
 		}
 		return nil
 	})
+}
+
+// TestPlanSettings: a process without a compactor plans as the one does that has planned last, if that makes sense.
+func TestPlanSettings(t *testing.T) {
+	p := mounted(t)
+	require.Equal(t, p.compactor.Settings(), p.planSettings())
+	p.compactor = nil
+	require.Equal(t, plan.Default(), p.planSettings())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.processes.Run(ctx) }()
+	for i, c := range []string{
+		`{"looked":5,"settle":7,"ranges":[10,20],"max_job_bytes":3,"max_job_series":4}`, `{"looked":4,"settle":8,"ranges":[10]}`, `{"looked":9,"ranges":[0]}`,
+	} {
+		value := fmt.Sprintf(`{"id":"c%d","stages":["compactor"],"compactor":%s}`, i, c)
+		rec := log.Record{Key: fmt.Appendf(nil, "process/c%d/compactor", i), Value: []byte(value)}
+		require.NoError(t, p.log.Append(t.Context(), log.TopicControl, []log.Record{rec}))
+	}
+	require.NoError(t, p.processes.Sync(t.Context()))
+	require.Equal(t, plan.Config{Ranges: []int64{10, 20}, Settle: 7, MaxJobBytes: 3, MaxJobSeries: 4}, p.planSettings())
+	cancel()
+	require.NoError(t, <-done)
 }

@@ -126,10 +126,8 @@ var tenantOrders = map[string]func(a, b *tenantRow) int{
 	"tenant":             func(a, b *tenantRow) int { return 0 },
 }
 
-const (
-	defaultTenants = 100
-	maxTenants     = 10_000
-)
+// tenantRows is how many rows an answer has unless the caller says so; at most maxTenants.
+const tenantRows = 100
 
 // serveTenants answers who there is, out of all that is known.
 func (r *Reader) serveTenants(req *http.Request) (any, error) {
@@ -138,7 +136,7 @@ func (r *Reader) serveTenants(req *http.Request) (any, error) {
 	if order == nil {
 		return nil, badData("sort is %.50q, must be active_series, samples_per_second, block_bytes, rejected or tenant", by)
 	}
-	limit, err := between(req, "limit", defaultTenants, 0, maxTenants)
+	limit, err := between(req, "limit", tenantRows, 0, maxTenants)
 	if err != nil {
 		return nil, err
 	}

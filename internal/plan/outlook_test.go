@@ -131,6 +131,18 @@ func BenchmarkLook(b *testing.B) {
 	}
 }
 
+func TestValid(t *testing.T) {
+	good := Default()
+	require.True(t, good.Valid())
+	for name, bad := range map[string]Config{
+		"nothing": {}, "zero": {Ranges: []int64{0}}, "twice": {Ranges: []int64{5, 5}}, "no multiple": {Ranges: []int64{2, 5}},
+		"negative": {Ranges: []int64{-2}}, "settle": {Ranges: []int64{2}, Settle: -1}, "bytes": {Ranges: []int64{2}, MaxJobBytes: -1},
+		"ages": {Ranges: []int64{1 << 60}}, "many": {Ranges: make([]int64, 21)},
+	} {
+		require.False(t, bad.Valid(), name)
+	}
+}
+
 func FuzzSetAside(f *testing.F) {
 	f.Add("quarantine/t/01ARZ3NDEKTSV4RRFFQ69G5FAV", []byte(`{"at":1,"by":"a","cause":"x"}`))
 	f.Add("quarantine/t/01ARZ3NDEKTSV4RRFFQ69G5FAV", []byte(nil))

@@ -51,6 +51,19 @@ func Default() Config {
 	}
 }
 
+// Valid says whether one can plan with it. What another process has told may be anything.
+func (c *Config) Valid() bool {
+	for i, r := range c.Ranges {
+		if r < 1 || r > maxRange || i > 0 && (r <= c.Ranges[i-1] || r%c.Ranges[i-1] != 0) {
+			return false
+		}
+	}
+	return len(c.Ranges) > 0 && len(c.Ranges) <= 20 && c.Settle >= 0 && c.Settle <= maxRange && c.MaxJobBytes >= 0
+}
+
+// maxRange is ten years, in ms.
+const maxRange = 10 * 366 * 24 * 3600 * 1000
+
 // Job is one merge: the blocks, in order of rank, that become one.
 type Job struct {
 	Start, End int64 // the window, [Start, End) in ms
