@@ -17,6 +17,7 @@ import type { Run } from './query/run'
 import { paramsOf, stateOf } from './query/state'
 import type { State } from './query/state'
 import { TimeBar } from './query/timebar'
+import { unitOf } from './query/units'
 import { ExplainPanel } from './query/waterfall'
 
 /** PromQL: graph, table, where the time went. The URL has what was run; what is typed and not yet run is here. */
@@ -74,9 +75,9 @@ export function Query() {
     }
   }
   const label = async (i: number, name: string, op: '=' | '!=', value: string, metric: string | undefined) => {
-    const { selectorsOf } = await import('./query/codemirror')
+    const { selectorsIn } = await import('./query/codemirror')
     const expr = state.queries[i]?.expr ?? ''
-    runAt(i, withMatcher(expr, selectorsOf(expr), name, op, value, metric))
+    runAt(i, withMatcher(expr, selectorsIn(expr), name, op, value, metric))
   }
   const use = (expr: string) => {
     setDrawer(undefined)
@@ -89,6 +90,7 @@ export function Query() {
     else editors.current.get(i)?.insert(text)
     editors.current.get(i)?.focus()
   }
+  const apart = state.apart ?? new Set(state.queries.filter((q) => !q.hidden && q.expr.trim() !== '').map((q) => unitOf(q.expr))).size > 1
   const running = runs.some((r) => r.running)
   const shown = state.queries.flatMap((q, i) => (q.hidden || q.expr.trim() === '' ? [] : [[i, runs[i]?.expr === q.expr ? runs[i]! : { ...idle, expr: q.expr, running: true }] as const]))
 
@@ -151,7 +153,7 @@ export function Query() {
             <div class="actions">
               <Toggle label="Stacked" on={state.stacked} onChange={(stacked) => change({ stacked, ...(stacked && { log: false }) })} />
               <Toggle label="Logarithmic" on={state.log} onChange={(log) => change({ log, ...(log && { stacked: false }) })} />
-              {state.queries.length > 1 && <Toggle label="A chart for each query" on={state.apart} onChange={(apart) => change({ apart })} />}
+              {state.queries.length > 1 && <Toggle label="A chart for each query" on={apart} onChange={(apart) => change({ apart })} />}
             </div>
           )}
           <span class="gap" />
@@ -162,7 +164,7 @@ export function Query() {
         </div>
         <div ref={results} class="results" aria-busy={running}>
           {shown.length === 0 && <Empty>Type a PromQL query and press Enter. “Metrics” lists what there is; “History” has what you have run.</Empty>}
-          {state.tab === 'graph' && !state.apart ? (
+          {state.tab === 'graph' && !apart ? (
             <Together shown={shown} state={state} again={again} change={change} runAt={runAt} />
           ) : (
             shown.map(([i, r]) => (

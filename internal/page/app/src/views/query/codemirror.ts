@@ -9,10 +9,8 @@ import { EditorState, Prec } from '@codemirror/state'
 import { EditorView, keymap, placeholder } from '@codemirror/view'
 import { tags } from '@lezer/highlight'
 import { PromQLExtension } from '@prometheus-io/codemirror-promql'
-import { parser } from '@prometheus-io/lezer-promql'
 import { ask, uncounted } from '../../lib/api'
 import { escapeLabel } from './promql'
-import type { Selector } from './promql'
 
 export interface Problem {
   text: string
@@ -72,7 +70,7 @@ const colours = HighlightStyle.define([
 ])
 
 const look = EditorView.theme({
-  '&': { fontSize: '0.95rem', backgroundColor: 'var(--panel)', color: 'var(--text)' },
+  '&': { fontSize: '0.95rem', borderRadius: 'var(--radius)', backgroundColor: 'var(--panel)', color: 'var(--text)' },
   '&.cm-focused': { outline: 'none' },
   '.cm-content': { fontFamily: 'var(--mono)', caretColor: 'var(--text)', padding: '0.45rem 0' },
   '.cm-line': { padding: '0 0.6rem' },
@@ -172,15 +170,4 @@ function problemOf(state: EditorState): Problem | undefined {
   return state.doc.length === 0 ? undefined : first
 }
 
-/** Where the matchers of each selector of an expression stand. */
-export function selectorsOf(expr: string): Selector[] {
-  const out: Selector[] = []
-  parser.parse(expr).iterate({
-    enter(node) {
-      if (node.name !== 'VectorSelector') return
-      const name = node.node.getChild('Identifier'), matchers = node.node.getChild('LabelMatchers')
-      out.push({ name: name ? expr.slice(name.from, name.to) : '', nameEnd: name?.to ?? node.from, open: matchers?.from ?? -1, close: matchers?.to ?? -1 })
-    },
-  })
-  return out
-}
+export { selectorsIn } from './grammar'

@@ -1,6 +1,6 @@
 // One query's editor: a plain field until CodeMirror is there.
 
-import { useEffect, useRef, useState } from 'preact/hooks'
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks'
 import { positionOf } from './promql'
 import type { Editor, Problem, Wishes } from './codemirror'
 
@@ -54,7 +54,8 @@ export function QueryEditor({ value, label, error, window, onChange, onRun, onFo
       editor.current = undefined
     }
   }, [])
-  useEffect(() => editor.current?.set(value), [value])
+  // Before the next key: later it would bring back what was typed a moment ago.
+  useLayoutEffect(() => editor.current?.set(value), [value])
   useEffect(() => {
     const at = error && positionOf(error.message)
     if (at) editor.current?.mark(at.line, at.column, at.text)

@@ -5,7 +5,7 @@ import { SearchField } from '../../ui'
 import { exact } from '../../lib/format'
 import { common, labelNames, matches, seriesName, wordsOf } from './series'
 import type { Line } from './series'
-import { unitValue } from './units'
+import { shortValue } from './units'
 import type { Unit } from './units'
 
 const shownRows = 100
@@ -100,7 +100,7 @@ export function Legend({ lines, unit, colour, hidden, onHide, onPoint, prefix }:
                   </td>
                   {figures.map((f) => (
                     <td key={f} class="number">
-                      {l[f] === undefined ? '–' : unitValue(l[f], unit)}
+                      {l[f] === undefined ? '–' : shortValue(l[f], unit)}
                     </td>
                   ))}
                 </tr>

@@ -6,7 +6,7 @@ import { labelText, quoted } from './series'
 export function escapeLabel(name: string): string {
   if (/^[a-zA-Z_][\w]*$/.test(name)) return name
   let out = 'U__'
-  for (const c of name) out += c === '_' ? '__' : /[a-zA-Z0-9:]/.test(c) ? c : `_${c.codePointAt(0)!.toString(16)}_`
+  for (const [i, c] of [...name].entries()) out += c === '_' ? '__' : (i > 0 ? /[a-zA-Z0-9:]/ : /[a-zA-Z:]/).test(c) ? c : `_${c.codePointAt(0)!.toString(16)}_`
   return out
 }
 

@@ -21,8 +21,8 @@ export interface State {
   step: number | undefined
   /** Seconds between two automatic runs; 0 = none. */
   refresh: number
-  /** Each query has a chart of its own. */
-  apart: boolean
+  /** Whether each query has a chart of its own; undefined = if they are of different units. */
+  apart: boolean | undefined
   stacked: boolean
   log: boolean
   explain: boolean
@@ -40,7 +40,7 @@ export const defaults: State = {
   end: undefined,
   step: undefined,
   refresh: 0,
-  apart: false,
+  apart: undefined,
   stacked: false,
   log: false,
   explain: false,
@@ -54,7 +54,7 @@ export const defaults: State = {
 const maxQueries = 20
 
 /** The parameters of ours that are set or not. */
-const switches = { apart: 'apart', log: 'log', explain: 'explain', strong: 'strong', partial: 'partial_response', fresh: 'no_cache' } as const
+const switches = { log: 'log', explain: 'explain', strong: 'strong', partial: 'partial_response', fresh: 'no_cache' } as const
 
 /** A time of Prometheus' links: seconds since 1970 or a date, which is in UTC if it does not say. */
 export function linkTime(text: string | null): number | undefined {
@@ -91,6 +91,7 @@ export function stateOf(params: URLSearchParams): State {
     refresh: parseDuration(params.get('refresh') ?? '') !== undefined ? Math.max(1, parseDuration(params.get('refresh')!)! / 1000) : 0,
     stacked: first('stacked') === '1' || first('display_mode') === 'stacked',
     timeout: parseDuration(timeout) === undefined ? '' : timeout,
+    apart: params.has('apart') ? params.get('apart') === '1' : undefined,
     ...(Object.fromEntries(Object.entries(switches).map(([field, name]) => [field, ['1', 'true'].includes(params.get(name) ?? '')])) as Record<keyof typeof switches, boolean>),
   }
 }
@@ -98,7 +99,7 @@ export function stateOf(params: URLSearchParams): State {
 /** The parameters of a state, beside those of the page that are none of this view's (the tenant). */
 export function paramsOf(state: State, others: URLSearchParams = new URLSearchParams()): URLSearchParams {
   const out = new URLSearchParams()
-  const ours = new Set<string>(['refresh', 'timeout', ...Object.values(switches)])
+  const ours = new Set<string>(['refresh', 'timeout', 'apart', ...Object.values(switches)])
   for (const [name, value] of others) if (!ours.has(name) && !/^g\d+\./.test(name)) out.append(name, value)
   state.queries.forEach((q, i) => {
     const set = (name: string, value: string | undefined) => value && out.set(`g${i}.${name}`, value)
@@ -112,6 +113,7 @@ export function paramsOf(state: State, others: URLSearchParams = new URLSearchPa
   })
   if (state.refresh > 0) out.set('refresh', `${state.refresh}s`)
   if (state.timeout) out.set('timeout', state.timeout)
+  if (state.apart !== undefined) out.set('apart', state.apart ? '1' : '0')
   for (const [field, name] of Object.entries(switches)) if (state[field as keyof typeof switches]) out.set(name, '1')
   return out
 }
