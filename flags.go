@@ -126,10 +126,11 @@ func readerFlags() []cli.Flag {
 	}
 }
 
-// selfFlags belong to `all` only.
-func selfFlags() []cli.Flag {
+// selfFlags belong to every process. By default one that does everything has its own metrics, and a stage of a cluster leaves
+// them to whoever scrapes it: writing them needs the right to write samples, which but a producer has.
+func selfFlags(tenant string) []cli.Flag {
 	return []cli.Flag{
-		stringFlag("self-monitoring.tenant", "anonymous", "tenant that Sluice writes its own metrics to; empty = nowhere"),
+		stringFlag("self-monitoring.tenant", tenant, "tenant that this process writes its own metrics to, for the web page's graphs; empty = nowhere, as where a Prometheus scrapes it"),
 		durationFlag("self-monitoring.interval", 15*time.Second, "how often it does"),
 	}
 }

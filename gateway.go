@@ -52,6 +52,7 @@ func tenancyReadFlags() []cli.Flag {
 const (
 	everybody auth.Right = "everybody" // says nothing that is anybody's
 	internal  auth.Right = "internal"  // other processes of the cluster
+	somebody  auth.Right = "somebody"  // any user, whatever his rights
 )
 
 // rights says, for every pattern on the mux, which right it needs. TestEveryEndpointHasARight holds it to be complete; what
@@ -73,6 +74,7 @@ func rights() map[string]auth.Right {
 		"GET /-/active_queries":         auth.Admin, // of every tenant
 		"POST /-/active_queries/cancel": auth.Admin,
 		"GET /-/top_queries":            auth.Admin,
+		"GET /-/pipeline":               auth.Admin,
 
 		"/debug/pprof/":        auth.Admin,
 		"/debug/pprof/cmdline": auth.Admin,
@@ -106,8 +108,8 @@ func rights() map[string]auth.Right {
 			"/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/targets/metadata", "/targets/relabel_steps",
 			"/scrape_pools", "/scrape_pools/config", "/notifications", "/notifications/live",
 			"/status/buildinfo", "/status/config", "/status/flags", "/status/runtimeinfo", "/features",
-			"/status/tsdb", "/status/tsdb/blocks", "/status/walreplay",
-			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series",
+			"/status/tsdb", "/status/tsdb/blocks", "/status/metric_names_stats", "/status/walreplay",
+			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series", "/cardinality/over_time",
 		} {
 			table[prefix+endpoint] = auth.Read
 		}
@@ -115,6 +117,7 @@ func rights() map[string]auth.Right {
 		table["POST "+prefix+"/status/active_queries/cancel"] = auth.Read
 		table["DELETE "+prefix+"/status/active_queries/{id}"] = auth.Read
 		table["GET "+prefix+"/status/top_queries"] = auth.Read
+		table["GET "+prefix+"/status/access"] = somebody // says what he may do
 	}
 	return table
 }
@@ -190,7 +193,7 @@ func (p *process) admit(r *http.Request, need auth.Right) (context.Context, erro
 	if err != nil {
 		return nil, err
 	}
-	if !u.May(need) {
+	if need != somebody && !u.May(need) {
 		return nil, schema.NewError(schema.ErrForbidden, http.StatusForbidden, "user %s does not have the right %q, which %.100s needs", u.Name, need, r.URL.Path)
 	}
 	return auth.WithUser(ctx, u), nil
@@ -200,7 +203,9 @@ func (p *process) admit(r *http.Request, need auth.Right) (context.Context, erro
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var se *schema.Error
 	if errors.As(err, &se) && se.Status == http.StatusUnauthorized {
-		w.Header().Add("WWW-Authenticate", `Basic realm="sluice", charset="UTF-8"`)
+		if r.Header.Get("X-Requested-With") != "XMLHttpRequest" { // a page asks for the password itself: the browser must not
+			w.Header().Add("WWW-Authenticate", `Basic realm="sluice", charset="UTF-8"`)
+		}
 		w.Header().Add("WWW-Authenticate", `Bearer realm="sluice"`)
 	}
 	web.Error(w, r, err)

@@ -39,9 +39,14 @@ func cliContext(t *testing.T, args ...string) *cli.Context {
 
 // mounted is a process with all stages, none of which runs.
 func mounted(t *testing.T, args ...string) *process {
-	c := cliContext(t, append([]string{"all", "--data-dir", t.TempDir(), "--self-monitoring.tenant", ""}, args...)...)
+	args = append([]string{"all", "--data-dir", t.TempDir(), "--self-monitoring.tenant", ""}, args...)
+	return built(t, args, "producer", "consumer", "compactor", "reader", selfMonitoring)
+}
+
+// built is a process of the given stages, none of which runs.
+func built(t *testing.T, args []string, stages ...string) *process {
+	c := cliContext(t, args...)
 	p := &process{cli: c, logger: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry(), mux: http.NewServeMux(), instance: "test", advertise: "127.0.0.1:1"}
-	stages := []string{"producer", "consumer", "compactor", "reader", "self-monitoring"}
 	require.NoError(t, p.openGateway(stages))
 	var err error
 	p.log, err = openLog(c, p.logger, p.reg, false)
@@ -172,7 +177,7 @@ func TestRights(t *testing.T) {
 		for _, has := range []auth.Right{auth.Write, auth.Read, auth.Metrics, auth.Admin, internal} {
 			code, _ := try(pattern, tokenOf(has))
 			switch {
-			case need == everybody, has == need, need == auth.Metrics && has == auth.Admin:
+			case need == everybody, has == need, need == auth.Metrics && has == auth.Admin, need == somebody && has != internal:
 				require.Zero(t, code, "%s with %s", pattern, has)
 			case has == internal || need == internal: // not known there at all
 				require.Equal(t, http.StatusUnauthorized, code, "%s with %s", pattern, has)
@@ -187,6 +192,8 @@ func TestRights(t *testing.T) {
 		}
 		require.Equal(t, http.StatusUnauthorized, code, pattern)
 		require.Len(t, header.Values("WWW-Authenticate"), 2)
+		_, header = try(pattern, http.Header{"X-Requested-With": {"XMLHttpRequest"}})
+		require.Equal(t, []string{`Bearer realm="sluice"`}, header.Values("WWW-Authenticate"), "a browser must not open its own form over the page's")
 		code, _ = try(pattern, http.Header{"X-Scope-Orgid": {"a"}})
 		require.Equal(t, http.StatusUnauthorized, code, "%s: a header is nobody", pattern)
 	}

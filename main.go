@@ -53,6 +53,8 @@ import (
 	"sluice/internal/log"
 	"sluice/internal/members"
 	"sluice/internal/page"
+	"sluice/internal/processes"
+	"sluice/internal/queried"
 	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
@@ -75,8 +77,8 @@ func main() {
 func app() *cli.App {
 	stage := func(name, usage string, flags ...[]cli.Flag) *cli.Command {
 		return &cli.Command{
-			Name: name, Usage: usage, Flags: join(append([][]cli.Flag{storageFlags(), serverFlags(), gatewayFlags()}, flags...)...),
-			Action: func(c *cli.Context) error { return runStages(c, name) },
+			Name: name, Usage: usage, Flags: join(append([][]cli.Flag{storageFlags(), serverFlags(), gatewayFlags(), selfFlags("")}, flags...)...),
+			Action: func(c *cli.Context) error { return runStages(c, name, selfMonitoring) },
 		}
 	}
 	return &cli.App{
@@ -88,9 +90,9 @@ func app() *cli.App {
 		Commands: []*cli.Command{
 			{
 				Name: "all", Usage: "run every stage in one process",
-				Flags: join(storageFlags(), serverFlags(), gatewayFlags(), producerFlags(), tenancyWriteFlags(), generationFlags(), consumerFlags(), compactorFlags(), readerFlags(), tenancyReadFlags(), selfFlags()),
+				Flags: join(storageFlags(), serverFlags(), gatewayFlags(), producerFlags(), tenancyWriteFlags(), generationFlags(), consumerFlags(), compactorFlags(), readerFlags(), tenancyReadFlags(), selfFlags("anonymous")),
 				Action: func(c *cli.Context) error {
-					return runStages(c, "producer", "consumer", "compactor", "reader", "self-monitoring")
+					return runStages(c, "producer", "consumer", "compactor", "reader", selfMonitoring)
 				},
 			},
 			stage("producer", "take remote_write requests and write them to the log", producerFlags(), tenancyWriteFlags(), generationFlags()),
@@ -141,9 +143,13 @@ type process struct {
 	scheme    string // under which it is served, http or https
 	mux       *http.ServeMux
 
-	producer *producer.Producer // those that run here
-	consumer *consumer.Consumer
-	reader   *reader.Reader
+	producer  *producer.Producer // those that run here
+	consumer  *consumer.Consumer
+	compactor *compactor.Compactor
+	reader    *reader.Reader
+
+	own       *producer.Producer // that this process writes its own metrics with; nil = it does not
+	ownTenant string             // and for whom
 
 	running []task
 	ready   []func() error
@@ -218,12 +224,16 @@ func runProcess(c *cli.Context, stages []string, build func(p *process, stages [
 func (p *process) build(stages []string) error {
 	builders := map[string]func() error{
 		"producer": p.buildProducer, "consumer": p.buildConsumer, "compactor": p.buildCompactor, "reader": p.buildReader,
-		"self-monitoring": p.buildSelfMonitoring,
+		selfMonitoring: p.buildSelfMonitoring,
 	}
 	for _, stage := range stages {
 		if err := builders[stage](); err != nil {
 			return err
 		}
+	}
+	p.running = append(p.running, task{"processes", processes.NewAnnouncer(p.log, processes.Interval, p.status(stages), p.logger).Run})
+	if p.reader != nil {
+		p.buildPipeline(stages)
 	}
 	p.mountFetch()
 	p.mountCommon()
@@ -376,7 +386,8 @@ func (p *process) buildCompactor() error {
 	if tomb, kept := p.cli.Duration("compactor.tombstone-retention"), p.cli.Duration("log.retention"); tomb <= kept {
 		return fmt.Errorf("--compactor.tombstone-retention of %s must be longer than --log.retention of %s: a replay could bring deleted blocks back", tomb, kept)
 	}
-	comp, err := compactor.New(compactor.Config{
+	var err error
+	p.compactor, err = compactor.New(compactor.Config{
 		Instance:           p.instance,
 		Scratch:            dataPath(p.cli, "scratch", "compactor"),
 		Interval:           p.cli.Duration("compactor.interval"),
@@ -389,7 +400,7 @@ func (p *process) buildCompactor() error {
 	if err != nil {
 		return err
 	}
-	p.running = append(p.running, task{"compactor", comp.Run})
+	p.running = append(p.running, task{"compactor", p.compactor.Run})
 	return nil
 }
 
@@ -425,13 +436,15 @@ func (p *process) buildReader() (err error) {
 	if err != nil {
 		return err
 	}
+	asked := queried.New(queried.Config{Instance: p.instance}, p.log, p.logger)
+	p.reader.TrackQueried(asked)
 	p.reader.Register(p.mux)
 	site, err := page.New(http.HandlerFunc(p.serveIndex))
 	if err != nil {
 		return err
 	}
 	site.Register(p.mux)
-	p.running = append(p.running, task{"reader", p.reader.Run})
+	p.running = append(p.running, task{"queried metrics", asked.Run}, task{"reader", p.reader.Run})
 	p.ready = append(p.ready, p.reader.Ready)
 	if p.consumer != nil {
 		p.ready = append(p.ready, p.readerKnowsConsumer)

@@ -5,12 +5,21 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/prometheus/prompb"
 	"github.com/prometheus/prometheus/util/fmtutil"
 
+	"sluice/internal/web"
+	"sluice/producer"
 	"sluice/schema"
 )
+
+// selfMonitoring is built like a stage, after all others.
+const selfMonitoring = "self-monitoring"
+
+// ownSeries is more than the metrics of any process.
+const ownSeries = 100_000
 
 // buildSelfMonitoring makes Sluice write its own metrics into itself, so that there is something to query at once, and
 // so that its own past can be looked at with its own means.
@@ -26,6 +35,12 @@ func (p *process) buildSelfMonitoring() error {
 	interval := p.cli.Duration("self-monitoring.interval")
 	if interval <= 0 {
 		return fmt.Errorf("--self-monitoring.interval is %s, must be positive", interval)
+	}
+	p.own, p.ownTenant = p.producer, name
+	if p.own == nil {
+		if err := p.buildOwnProducer(); err != nil {
+			return err
+		}
 	}
 	p.running = append(p.running, task{"self-monitoring", func(ctx context.Context) error {
 		for {
@@ -69,5 +84,17 @@ func (p *process) writeOwnMetrics(ctx context.Context, tenant schema.Tenant) err
 	if err != nil {
 		return fmt.Errorf("encode metrics: %w", err)
 	}
-	return p.producer.Push(ctx, tenant, body)
+	return p.own.Push(ctx, tenant, body)
+}
+
+// buildOwnProducer makes a small producer for a process without one. It serves nobody, its metrics are nobody's, and it
+// writes no ticks: how long a generation is, only producers are told.
+func (p *process) buildOwnProducer() (err error) {
+	p.own, err = producer.New(producer.Config{NoTicks: true, MaxKnownSeries: ownSeries}, p.log, partitionsInUse{p.catalog, p.directory}, p.limits,
+		web.Tenancy{}, p.logger, prometheus.NewRegistry())
+	if err != nil {
+		return err
+	}
+	p.running = append(p.running, task{"own producer", p.own.Run})
+	return nil
 }

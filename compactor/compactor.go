@@ -28,6 +28,7 @@ import (
 	"sluice/internal/failpoint"
 	"sluice/internal/lease"
 	"sluice/internal/log"
+	"sluice/internal/processes"
 	"sluice/schema"
 )
 
@@ -160,9 +161,11 @@ type Compactor struct {
 	gone    map[blockKey]bool // deleted blocks without files in the bucket
 	indexes map[schema.Tenant][32]byte
 
-	mu     sync.Mutex        // guards the fields below, which the workers share
-	marked map[blockKey]bool // blocks that have their deletion mark
-	failed map[jobKey]failure
+	mu      sync.Mutex        // guards the fields below, which the workers share
+	marked  map[blockKey]bool // blocks that have their deletion mark
+	failed  map[jobKey]failure
+	looked  looked
+	running map[string]processes.Job // by the job's ID
 }
 
 type blockKey struct {
@@ -189,7 +192,7 @@ func New(cfg Config, l log.Log, cat *catalog.Catalog, bkt objstore.Bucket, lim L
 		cfg: cfg, cat: cat, leases: lease.New(l, cfg.Instance, logger, reg), notes: newNotes(l, logger), bkt: bkt, lim: lim, logger: logger, metrics: newMetrics(reg),
 		now: time.Now, step: func(name string) error { failpoint.Hit(name); return nil },
 		listed: map[schema.Tenant]bool{}, gone: map[blockKey]bool{}, marked: map[blockKey]bool{}, indexes: map[schema.Tenant][32]byte{},
-		failed: map[jobKey]failure{},
+		failed: map[jobKey]failure{}, running: map[string]processes.Job{},
 	}, nil
 }
 

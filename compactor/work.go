@@ -98,7 +98,7 @@ func (c *Compactor) mergeAll(ctx context.Context) (errs []error) {
 func (c *Compactor) plan() []tenantJob {
 	now := c.now()
 	var jobs []tenantJob
-	backlog, refused := 0, 0
+	seen := looked{at: now.UnixMilli()}
 	for _, tenant := range c.cat.Tenants() {
 		blocks := c.cat.Blocks(tenant)
 		if len(blocks) < 2 {
@@ -108,21 +108,27 @@ func (c *Compactor) plan() []tenantJob {
 			return c.notes.isSetAside(blockKey{tenant, e.ID}, now)
 		})
 		planned, tooLarge := Plan(now.UnixMilli(), blocks, c.cfg.plan())
-		refused += len(tooLarge)
-		backlog += len(planned)
+		seen.tooLarge += len(tooLarge)
+		seen.due += len(planned)
 		for _, j := range planned {
 			tj := tenantJob{j, tenant, jobID(tenant, j.Blocks)}
 			c.mu.Lock()
 			wait := now.Before(c.failed[tj.key()].until)
 			c.mu.Unlock()
-			if !wait {
-				jobs = append(jobs, tj)
+			seen.bytes += tj.bytes()
+			if wait {
+				seen.waiting++
+				continue
 			}
+			jobs = append(jobs, tj)
 		}
 	}
 	sortJobs(jobs, c.leases.Holder())
-	c.metrics.backlog.Set(float64(backlog))
-	c.metrics.tooLarge.Set(float64(refused))
+	c.metrics.backlog.Set(float64(seen.due))
+	c.metrics.tooLarge.Set(float64(seen.tooLarge))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.looked = seen
 	return jobs
 }
 
@@ -138,6 +144,7 @@ func (c *Compactor) leaseJob(ctx context.Context, j tenantJob) (leased bool, err
 	var meta *schema.BlockMeta
 	if err == nil {
 		defer held.Release()
+		c.begins(j)
 		meta, err = c.merge(held, j)
 	}
 	key, result := j.key(), resultDone
@@ -154,6 +161,7 @@ func (c *Compactor) leaseJob(ctx context.Context, j tenantJob) (leased bool, err
 	c.metrics.jobs.WithLabelValues(result).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.ends(j, result == resultDone)
 	switch {
 	case errors.Is(err, errSetAside):
 	case err != nil || result == resultSkipped:

@@ -58,6 +58,7 @@ func (p *partition) apply(ctx context.Context, g *generation, rec *log.Record, k
 	p.usage.NewSeries(tenant, t.newSeries)
 	g.bytes += int64(len(rec.Value))
 	g.series += t.newSeries
+	g.samples += int64(t.floats + t.histograms)
 	p.metrics.count(&t, len(rec.Value))
 	if err == nil {
 		err = t.err

@@ -76,13 +76,14 @@ type Peers interface {
 
 // Consumer consumes the partitions that are assigned to it.
 type Consumer struct {
-	cfg    Config
-	log    log.Log
-	cat    *catalog.Catalog
-	peers  Peers
-	logger *slog.Logger
-	build  func(id int32) *partition
-	meter  *usageMeter
+	cfg     Config
+	log     log.Log
+	cat     *catalog.Catalog
+	peers   Peers
+	logger  *slog.Logger
+	build   func(id int32) *partition
+	meter   *usageMeter
+	metrics *metrics
 
 	mu        sync.RWMutex
 	holdings  map[int32]*holding // guarded by mu
@@ -101,7 +102,7 @@ func New(cfg Config, l log.Log, cat *catalog.Catalog, peers Peers, bkt objstore.
 	m := newMetrics(reg)
 	leaving, leave := context.WithCancel(context.Background())
 	sealing := make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
-	c := &Consumer{cfg: cfg, log: l, cat: cat, peers: peers, logger: logger, holdings: map[int32]*holding{}, leaving: leaving, leave: leave, meter: newUsageMeter(m)}
+	c := &Consumer{cfg: cfg, log: l, cat: cat, peers: peers, logger: logger, holdings: map[int32]*holding{}, leaving: leaving, leave: leave, meter: newUsageMeter(m), metrics: m}
 	c.build = func(id int32) *partition {
 		p := &partition{
 			id: id, cfg: &c.cfg, log: l, catalog: cat, peers: peers, bucket: bkt,
@@ -127,6 +128,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	g.Go(func() error { c.handOverLoop(ctx); return nil })
 	g.Go(func() error { c.announceLoop(ctx); return nil })
 	g.Go(func() error { c.usageLoop(ctx); return nil })
+	g.Go(func() error { c.lagLoop(ctx); return nil })
 	err := g.Wait()
 	c.releaseAll()
 	return errors.Join(err, ctx.Err())

@@ -112,7 +112,7 @@ func (p *partition) take(ctx context.Context, rec *log.Record) error {
 		return err
 	}
 	p.next = rec.Offset + 1
-	p.advance(p.next, rec.Time)
+	p.advance(g, p.next, rec.Time)
 	switch {
 	case string(kind) == schema.KindSeal:
 		return p.cut(ctx, g, p.next, "seal")
@@ -129,8 +129,12 @@ func (p *partition) cut(ctx context.Context, g *generation, to int64, reason str
 	g.to = to
 	p.usage.Cut()
 	p.metrics.cuts.WithLabelValues(reason).Inc()
+	g.stage.Store(stageWaiting)
+	next := p.newGeneration(to)
 	p.mu.Lock()
-	p.gens = append(p.gens, p.newGeneration(to))
+	p.gens = append(p.gens, next)
+	p.growing = figuresOf(next)
+	p.ended = reason
 	p.mu.Unlock()
 	return p.hand(ctx, g)
 }
@@ -145,10 +149,11 @@ func (p *partition) freeze(ctx context.Context, g *generation) error {
 	}
 }
 
-// advance publishes how far the partition has been applied.
-func (p *partition) advance(applied, logTime int64) {
+// advance publishes how far the partition has been applied, and what that came to in the live generation.
+func (p *partition) advance(g *generation, applied, logTime int64) {
 	p.mu.Lock()
-	p.applied = applied
+	p.applied, p.appliedTime = applied, logTime
+	p.growing = figuresOf(g)
 	if !p.caughtUp {
 		p.metrics.replayed.Set(float64(applied-p.replay.Start) / float64(max(p.replay.End-p.replay.Start, 1)))
 		if applied >= p.replay.End {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb"
@@ -32,16 +33,27 @@ type generation struct {
 	boundary int64             // log time that ends the generation, ms
 	bytes    int64             // of record values
 	series   int               // distinct series over all tenants
+	samples  int64             // applied
 	gaps     []schema.Gap
 
-	covered bool // somebody else has brought its part of the log into the bucket; of the ship goroutine
-	sealed  bool // its blocks are complete on disk; set by the seal goroutine before it hands the generation on
-	shipped bool // it is committed; set by the ship goroutine
+	covered bool         // somebody else has brought its part of the log into the bucket; of the ship goroutine
+	sealed  bool         // its blocks are complete on disk; set by the seal goroutine before it hands the generation on
+	shipped bool         // it is committed; set by the ship goroutine
+	stage   atomic.Int32 // where it is on its way, for those who look at it: one of the stages
 
 	mu      sync.RWMutex
 	tenants map[schema.Tenant]*tenantPart // guarded by mu
 	dropped bool                          // guarded by mu; nothing can be answered from it any more
 }
+
+// Stages of a generation on its way.
+const (
+	stageLive int32 = iota
+	stageWaiting
+	stageSealing
+	stageShipping
+	stageShipped
+)
 
 // tenantPart is what one tenant has in a generation.
 type tenantPart struct {

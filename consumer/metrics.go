@@ -17,6 +17,8 @@ type metrics struct {
 	divergentBlocks                                    *prometheus.CounterVec
 	appliedOffset, appliedTime, committedOffset        *prometheus.GaugeVec
 	replayed, coverageGap, lostOffsets, lagRecords     *prometheus.GaugeVec
+	lagSeconds                                         *prometheus.GaugeVec
+	shippedBytes                                       *prometheus.CounterVec
 	sealSeconds                                        prometheus.Histogram
 	activeSeries, headSeries                           *prometheus.GaugeVec
 }
@@ -55,7 +57,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		replayed:        gauge("replay_progress_ratio", "How much of what was in the log at the start is applied: 1 = caught up."),
 		coverageGap:     gauge("coverage_gap_offsets", "Offsets of the log that are neither in blocks nor held by this consumer. Should be 0."),
 		lostOffsets:     gauge("lost_offsets", "Offsets that were never read because the log had lost them, ever."),
-		lagRecords:      gauge("lag_records", "Records in the log that are not applied yet."),
+		lagRecords:      gauge("lag_records", "Records in the log that are not applied yet, looked at every 5 s."),
+		lagSeconds:      gauge("lag_seconds", "Age of the last applied record while others wait behind it; 0 = all are applied."),
+		shippedBytes:    counter("shipped_bytes_total", "Bytes of the blocks uploaded to the bucket."),
 		activeSeries: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "sluice_consumer_active_series", Help: "Series of the tenant that were defined within 40 minutes, in the partitions that this consumer holds; __other__ are all beyond the largest 1000 tenants.",
 		}, []string{"tenant"}),
@@ -79,6 +83,8 @@ type partitionMetrics struct {
 	cuts, shipFailures                               *prometheus.CounterVec
 	appliedOffset, appliedTime, committedOffset      prometheus.Gauge
 	replayed, coverageGap, lostOffsets, lagRecords   prometheus.Gauge
+	lagSeconds                                       prometheus.Gauge
+	shippedBytes                                     prometheus.Counter
 	sealSeconds                                      prometheus.Histogram
 }
 
@@ -95,6 +101,7 @@ func (m *metrics) partition(id int32) *partitionMetrics {
 		appliedOffset: m.appliedOffset.With(of), appliedTime: m.appliedTime.With(of), committedOffset: m.committedOffset.With(of),
 		offsetsBack: m.offsetsBack.With(of), failures: m.failures.With(of), replayed: m.replayed.With(of),
 		coverageGap: m.coverageGap.With(of), lostOffsets: m.lostOffsets.With(of), lagRecords: m.lagRecords.With(of),
+		lagSeconds: m.lagSeconds.With(of), shippedBytes: m.shippedBytes.With(of),
 		sealSeconds: m.sealSeconds,
 	}
 }
@@ -102,7 +109,7 @@ func (m *metrics) partition(id int32) *partitionMetrics {
 // forget takes a partition out of the gauges: what they said of it is not so any more.
 func (m *metrics) forget(id int32) {
 	of := prometheus.Labels{"partition": strconv.Itoa(int(id))}
-	for _, g := range []*prometheus.GaugeVec{m.appliedOffset, m.appliedTime, m.committedOffset, m.replayed, m.coverageGap, m.lostOffsets, m.lagRecords} {
+	for _, g := range []*prometheus.GaugeVec{m.appliedOffset, m.appliedTime, m.committedOffset, m.replayed, m.coverageGap, m.lostOffsets, m.lagRecords, m.lagSeconds} {
 		g.Delete(of)
 	}
 }

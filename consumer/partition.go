@@ -70,6 +70,15 @@ type partition struct {
 	failure  error         // guarded by mu; why the partition does not work at the moment
 	notes    []string      // guarded by mu; what was lost, for /ready
 	advanced chan struct{} // guarded by mu; closed when applied grows
+
+	// Guarded by mu too, and for those who look at the partition only.
+	appliedTime int64     // log time of the last record applied, ms; 0 = there was none since the partition was opened
+	growing     figures   // of the live generation
+	ended       string    // what ended the one before it
+	behind      int64     // records in the log and not applied, when that was looked at last
+	lastShipped time.Time // zero = none since the partition was opened
+	heldUpStep  string    // the step between heads and the committed offset that fails at the moment
+	heldUp      string    // and why
 }
 
 // replay is what there was to apply when the partition was opened.
@@ -175,6 +184,7 @@ func (p *partition) begin(ctx context.Context) error {
 		p.metrics.replayed.Set(0)
 	}
 	p.gens = append(append([]*generation(nil), p.resumed...), live)
+	p.growing, p.appliedTime, p.behind, p.heldUp = figuresOf(live), before, max(bounds.End-start, 0), ""
 	p.logger.Info("partition opened", "from", start, "end", bounds.End, "resumed", len(p.resumed))
 	return nil
 }
@@ -232,7 +242,7 @@ func (p *partition) lost(g *generation, gap schema.Gap) {
 func (p *partition) release() {
 	p.mu.Lock()
 	gens := p.gens
-	p.gens, p.caughtUp = nil, false
+	p.gens, p.caughtUp, p.growing = nil, false, figures{}
 	close(p.advanced)
 	p.advanced = make(chan struct{})
 	p.mu.Unlock()

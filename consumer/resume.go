@@ -97,6 +97,7 @@ func (p *partition) reloadOne(from int64) (*generation, error) {
 		return nil, fmt.Errorf("%s is of offsets [%d, %d) of topic %s", sealedFile, state.From, state.To, state.TopicID)
 	}
 	g.to, g.logFrom, g.logTime, g.gaps, g.started, g.sealed = state.To, state.LogFrom, state.LogTime, state.Gaps, true, true
+	g.stage.Store(stageShipping)
 	for tenant, all := range state.Metadata {
 		p.side.restore(tenant, all)
 	}

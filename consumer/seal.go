@@ -203,9 +203,11 @@ func (p *partition) sealOne(ctx context.Context, g *generation) error {
 		return ctx.Err()
 	}
 	began := time.Now()
+	g.stage.Store(stageSealing)
 	if err := p.persist(ctx, "seal", func() error { return p.seal(ctx, g) }); err != nil {
 		return err
 	}
+	g.stage.Store(stageShipping)
 	p.metrics.sealSeconds.Observe(time.Since(began).Seconds())
 	p.logger.Info("generation sealed", "from", g.from, "to", g.to, "tenants", len(g.names()), "took", time.Since(began))
 	return nil

@@ -47,8 +47,10 @@ func (p *partition) persist(ctx context.Context, step string, f func() error) er
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 15*time.Second) {
 		err := f()
 		if err == nil || ctx.Err() != nil {
+			p.tellHeldUp(step, nil)
 			return err
 		}
+		p.tellHeldUp(step, err)
 		p.metrics.shipFailures.WithLabelValues(step).Inc()
 		p.logger.Warn("shipping is held up, trying again", "step", step, "in", pause, "err", err)
 		select {
@@ -80,6 +82,7 @@ func (p *partition) upload(ctx context.Context, g *generation) error {
 			return err
 		}
 		p.metrics.shippedBlocks.Inc()
+		p.metrics.shippedBytes.Add(float64(b.meta.Entry(0).Bytes))
 	}
 	failpoint.Hit(failpoint.ConsumerUploaded)
 	return nil
@@ -278,6 +281,10 @@ func (p *partition) shipLoop(ctx context.Context) error {
 				return fmt.Errorf("ship [%d, %d) of partition %d: %w", g.from, g.to, p.id, err)
 			}
 			g.shipped = true
+			g.stage.Store(stageShipped)
+			p.mu.Lock()
+			p.lastShipped = time.Now()
+			p.mu.Unlock()
 			p.logger.Info("generation shipped", "from", g.from, "to", g.to, "blocks", len(g.localBlocks()))
 			done = append(done, shipped{g, time.Now()})
 		case now := <-tick.C:
@@ -329,11 +336,10 @@ func (p *partition) audit(ctx context.Context) error {
 		}
 	}
 	p.mu.RLock()
-	held, applied := p.heldFrom, p.applied
+	held := p.heldFrom
 	p.mu.RUnlock()
 	p.metrics.coverageGap.Set(float64(max(held-inBlocks, 0)))
 	p.metrics.lostOffsets.Set(float64(gaps))
-	p.metrics.lagRecords.Set(float64(max(bounds.End-applied, 0)))
 	return nil
 }
 

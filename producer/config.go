@@ -18,6 +18,7 @@ type Config struct {
 
 	AppendTimeout    time.Duration // how long the log may take to make a request durable; default 10 s
 	TickInterval     time.Duration // between the ticks in every partition; default 15 s
+	NoTicks          bool          // it writes none: a process without settings of generations, which ticks carry, must not
 	PartitionRefresh time.Duration // how often the number of partitions is asked for; default 10 s
 
 	// Generation is written into every tick and seal: it tells the consumers when a generation ends. All producers of an

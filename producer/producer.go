@@ -83,8 +83,8 @@ func (p *Producer) Register(mux *http.ServeMux) {
 	}
 }
 
-// Run keeps the number of partitions up to date and writes a tick into each partition every Config.TickInterval, until ctx
-// ends. A log that does not answer is logged and asked again.
+// Run keeps the number of partitions up to date and, but with Config.NoTicks, writes a tick into each partition every
+// Config.TickInterval, until ctx ends. A log that does not answer is logged and asked again.
 func (p *Producer) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.TickInterval)
 	defer tick.Stop()
@@ -167,6 +167,9 @@ func (p *Producer) partitionCount(ctx context.Context) (int32, error) {
 
 // tick writes one tick into every partition.
 func (p *Producer) tick(ctx context.Context) {
+	if p.cfg.NoTicks {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.AppendTimeout)
 	defer cancel()
 	if _, err := p.mark(ctx, schema.KindTick); err != nil && context.Cause(ctx) != context.Canceled {

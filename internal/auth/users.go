@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -75,6 +76,12 @@ func (u *User) Has(t schema.Tenant) bool {
 	}
 	return false
 }
+
+// Named returns the user's tenants that are given by name, sorted.
+func (u *User) Named() []schema.Tenant { return slices.Sorted(maps.Keys(u.tenants)) }
+
+// Patterns returns the user's tenants that are given by patterns, as in the file: * stands for any characters.
+func (u *User) Patterns() []string { return slices.Clone(u.patterns) }
 
 // Default returns the tenant of a request that names none; empty if it has to.
 func (u *User) Default() schema.Tenant { return u.only }

@@ -10,12 +10,12 @@ import (
 	"sluice/schema"
 )
 
-// acceptedMark starts the reason of a gap that an operator has accepted.
-const acceptedMark = "accepted: "
+// AcceptedMark starts the reason of a gap that an operator has accepted.
+const AcceptedMark = "accepted: "
 
 // Accepted tells whether an operator has accepted that the gap's samples are lost: a query over it is answered with a
 // warning, where otherwise it fails.
-func Accepted(g schema.Gap) bool { return strings.HasPrefix(g.Reason, acceptedMark) }
+func Accepted(g schema.Gap) bool { return strings.HasPrefix(g.Reason, AcceptedMark) }
 
 // withGaps returns the state with its gaps as the outside sees them, in a slice of their own.
 func (s *state) withGaps(p int32, ps schema.PartitionState) schema.PartitionState {
@@ -25,7 +25,7 @@ func (s *state) withGaps(p int32, ps schema.PartitionState) schema.PartitionStat
 		g.Partition = p
 		// A consumer that copies its gaps from here writes the mark down, too.
 		if s.accepted[g.LogRange] && !Accepted(*g) {
-			g.Reason = acceptedMark + g.Reason
+			g.Reason = AcceptedMark + g.Reason
 		}
 	}
 	return ps

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 
+	"sluice/internal/processes"
 	"sluice/internal/trace"
 	"sluice/schema"
 )
@@ -133,7 +134,8 @@ func New(cfg Config, engines Engines, language parser.Parser, backend Backend, r
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("front: %w", err)
 	}
-	f := &Front{cfg: cfg, language: language, backend: backend, metrics: newMetrics(reg), make: engines, engines: map[int]promql.QueryEngine{}}
+	f := &Front{cfg: cfg, language: language, backend: backend, make: engines, engines: map[int]promql.QueryEngine{}}
+	f.metrics = newMetrics(reg, func() float64 { return float64(f.Usage().Bytes) })
 	if cfg.CacheBytes > 0 {
 		var err error
 		if f.cache, err = newCache(cfg.CacheBytes, f.metrics); err != nil {
@@ -149,6 +151,24 @@ func (f *Front) Close() {
 	if f.cache != nil {
 		f.cache.close()
 	}
+}
+
+// Usage is what the results cache has done since it was made.
+type Usage struct {
+	Bytes        int64 // that it takes now
+	Hits, Misses int64 // of parts of range queries
+}
+
+// Usage returns it.
+func (f *Front) Usage() Usage {
+	u := Usage{
+		Hits:   int64(processes.Total(f.metrics.parts.WithLabelValues("cached"))),
+		Misses: int64(processes.Total(f.metrics.parts.WithLabelValues("worked out"))),
+	}
+	if f.cache != nil {
+		u.Bytes = f.cache.entries.MaxCost() - f.cache.entries.RemainingCost()
+	}
+	return u
 }
 
 // Wait returns once what was put into the cache before is there, for tests.

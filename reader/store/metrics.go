@@ -25,9 +25,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		openBytes: f.NewGauge(prometheus.GaugeOpts{Name: "sluice_store_open_bytes", Help: "Memory of the index headers of open blocks."}),
 		headers:   f.NewCounterVec(prometheus.CounterOpts{Name: "sluice_store_headers_total", Help: "Blocks opened, by where the index header came from: bucket, disk, built (the block has none), broken (built, as the one in the bucket cannot be used)."}, []string{"from"}),
 	}
-	for _, why := range []reason{forHeader, forTable, forPostings, forSeries, forSymbols, forChunks} { // there from the start, with 0
+	for _, why := range reasons { // there from the start, with 0
 		m.bytes.WithLabelValues(string(why))
 		m.requests.WithLabelValues("ok", string(why))
+		m.requests.WithLabelValues("error", string(why))
 	}
 	return m
 }

@@ -106,6 +106,8 @@ const (
 	forChunks   reason = "chunks"
 )
 
+var reasons = [...]reason{forHeader, forTable, forPostings, forSeries, forSymbols, forChunks}
+
 // read gives each span's bytes to use, in order of the spans, which must be sorted by their starts. All pages that a
 // window of spans needs are fetched in parallel before the first of them is used. The bytes must not be changed, and
 // keeping them keeps their pages.

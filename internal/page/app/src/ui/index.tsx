@@ -79,10 +79,11 @@ export function Badge({ tone, children, title }: { tone: Tone; children: Compone
   )
 }
 
-/** Text to take along. */
-export function Copy({ text, label = 'Copy' }: { text: string; label?: string }) {
+/** Text to take along; a function when it is much work to make. */
+export function Copy({ text: given, label = 'Copy' }: { text: string | (() => string); label?: string }) {
   const [done, set] = useState('')
   const copy = async () => {
+    const text = typeof given === 'function' ? given() : given
     try {
       await navigator.clipboard.writeText(text)
       set('Copied')
