@@ -108,8 +108,8 @@ func rights() map[string]auth.Right {
 			"/metadata", "/read", "/rules", "/alerts", "/alertmanagers", "/targets", "/targets/metadata", "/targets/relabel_steps",
 			"/scrape_pools", "/scrape_pools/config", "/notifications", "/notifications/live",
 			"/status/buildinfo", "/status/config", "/status/flags", "/status/runtimeinfo", "/features",
-			"/status/tsdb", "/status/tsdb/blocks", "/status/walreplay",
-			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series",
+			"/status/tsdb", "/status/tsdb/blocks", "/status/metric_names_stats", "/status/walreplay",
+			"/cardinality/label_names", "/cardinality/label_values", "/cardinality/active_series", "/cardinality/over_time",
 		} {
 			table[prefix+endpoint] = auth.Read
 		}

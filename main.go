@@ -54,6 +54,7 @@ import (
 	"sluice/internal/members"
 	"sluice/internal/page"
 	"sluice/internal/processes"
+	"sluice/internal/queried"
 	"sluice/internal/usage"
 	"sluice/internal/web"
 	"sluice/producer"
@@ -435,13 +436,15 @@ func (p *process) buildReader() (err error) {
 	if err != nil {
 		return err
 	}
+	asked := queried.New(queried.Config{Instance: p.instance}, p.log, p.logger)
+	p.reader.TrackQueried(asked)
 	p.reader.Register(p.mux)
 	site, err := page.New(http.HandlerFunc(p.serveIndex))
 	if err != nil {
 		return err
 	}
 	site.Register(p.mux)
-	p.running = append(p.running, task{"reader", p.reader.Run})
+	p.running = append(p.running, task{"queried metrics", asked.Run}, task{"reader", p.reader.Run})
 	p.ready = append(p.ready, p.reader.Ready)
 	if p.consumer != nil {
 		p.ready = append(p.ready, p.readerKnowsConsumer)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/http"
 
 	"github.com/prometheus/common/model"
@@ -52,7 +51,7 @@ func (p *partition) countSeries(ctx context.Context, tenant schema.Tenant, ask *
 		}
 	}()
 	for _, g := range gens {
-		open, err := g.querier(tenant, q.Since, math.MaxInt64)
+		open, err := g.querier(tenant, q.Since, q.End())
 		switch {
 		case errors.Is(err, errDropped):
 			return &fetch.HoleError{Partition: p.id, From: ask.From, Held: g.to}
@@ -72,13 +71,13 @@ func (p *partition) countSeries(ctx context.Context, tenant schema.Tenant, ask *
 		merged = newRankedQuerier(queriers)
 	}
 	total := int64(0)
-	err = eachSeries(ctx, merged, q.Since, q.Matchers, func(lset labels.Labels) error {
+	err = eachSeries(ctx, merged, &q, q.Matchers, func(lset labels.Labels) error {
 		total++
 		return into.Add(lset)
 	})
 	if err == nil && len(q.Matchers) > 0 {
 		total = 0
-		err = eachSeries(ctx, merged, q.Since, nil, func(labels.Labels) error {
+		err = eachSeries(ctx, merged, &q, nil, func(labels.Labels) error {
 			total++
 			return nil
 		})
@@ -87,12 +86,12 @@ func (p *partition) countSeries(ctx context.Context, tenant schema.Tenant, ask *
 	return err
 }
 
-// eachSeries calls f with the labels of every series that matches and has a sample at since or later.
-func eachSeries(ctx context.Context, q storage.Querier, since int64, ms []*labels.Matcher, f func(labels.Labels) error) error {
+// eachSeries calls f with the labels of every series that matches and has a sample in the time of the question.
+func eachSeries(ctx context.Context, q storage.Querier, asked *cardinality.Query, ms []*labels.Matcher, f func(labels.Labels) error) error {
 	if len(ms) == 0 {
 		ms = []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, model.MetricNameLabel, ".*")}
 	}
-	set := q.Select(ctx, true, &storage.SelectHints{Start: since, End: math.MaxInt64, Func: "series"}, ms...)
+	set := q.Select(ctx, true, &storage.SelectHints{Start: asked.Since, End: asked.End(), Func: "series"}, ms...)
 	for set.Next() {
 		if err := f(set.At().Labels()); err != nil {
 			return err

@@ -74,11 +74,13 @@ var endpoints = [...]endpoint{
 	{path: "/status/runtimeinfo"},
 	{path: "/status/tsdb", own: (*Reader).serveTSDBStatus},
 	{path: "/status/tsdb/blocks", own: (*Reader).serveTSDBBlocks},
+	{path: "/status/metric_names_stats", own: (*Reader).serveMetricNamesStats},
 	{path: "/status/walreplay", own: (*Reader).serveWALReplay},
 	{path: "/features", own: (*Reader).serveFeatures},
 	{path: "/cardinality/label_names", promql: "selector", own: (*Reader).serveLabelNamesCardinality, post: true},
 	{path: "/cardinality/label_values", promql: "selector", own: (*Reader).serveLabelValuesCardinality, post: true},
 	{path: "/cardinality/active_series", promql: "selector", own: (*Reader).serveActiveSeries, post: true},
+	{path: "/cardinality/over_time", promql: "selector", own: (*Reader).serveCardinalityOverTime, post: true},
 }
 
 // federate is beside the API, as in Prometheus, and behind each prefix.

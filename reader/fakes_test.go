@@ -226,13 +226,13 @@ func (s *fakeSource) Cardinality(ctx context.Context, _ schema.Tenant, query car
 	if err := s.check(ctx, asks); err != nil {
 		return nil, err
 	}
-	q, err := s.data.Querier(query.Since, math.MaxInt64)
+	q, err := s.data.Querier(query.Since, query.End())
 	if err != nil {
 		return nil, err
 	}
 	defer q.Close()
 	c := cardinality.NewCounter(query)
-	set := q.Select(ctx, true, &storage.SelectHints{Start: query.Since, End: math.MaxInt64, Func: "series"}, append(query.Matchers, everything)...)
+	set := q.Select(ctx, true, &storage.SelectHints{Start: query.Since, End: query.End(), Func: "series"}, append(query.Matchers, everything)...)
 	for set.Next() {
 		c.AddTotal(1)
 		if err := c.Add(set.At().Labels()); err != nil {
@@ -243,8 +243,9 @@ func (s *fakeSource) Cardinality(ctx context.Context, _ schema.Tenant, query car
 	return c.Result(), set.Err()
 }
 
-// fakeBlocks are blocks that are databases.
+// fakeBlocks are blocks that are databases, and cannot be counted.
 type fakeBlocks struct {
+	BlockStore
 	mu     sync.Mutex
 	data   map[ulid.ULID]storage.Queryable
 	errs   map[ulid.ULID]error

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 
 	"sluice/internal/fetch"
@@ -182,8 +183,26 @@ func timed(e promql.QueryEngine) promql.QueryEngine {
 
 type timedQuery struct{ promql.Query }
 
+// noteQuery notes which metrics a query asks for: what comes out of the results cache is selected nowhere. Over several tenants
+// nothing is cached, and its matchers may leave some of them out.
+func noteQuery(ctx context.Context, q promql.Query) {
+	opts, err := optionsFrom(ctx)
+	if err != nil || opts.queried == nil || opts.tenant == "" {
+		return
+	}
+	if s, ok := q.Statement().(*parser.EvalStmt); ok {
+		parser.Inspect(s.Expr, func(node parser.Node, _ []parser.Node) error {
+			if v, ok := node.(*parser.VectorSelector); ok {
+				opts.noteNames(v.LabelMatchers)
+			}
+			return nil
+		})
+	}
+}
+
 func (q timedQuery) Exec(ctx context.Context) *promql.Result {
 	inner, span := trace.Start(ctx, "evaluate")
+	noteQuery(ctx, q.Query)
 	res := q.Query.Exec(inner)
 	span.End(res.Err)
 	if opts, err := optionsFrom(ctx); err == nil {

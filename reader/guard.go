@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/util/httputil"
 
+	"sluice/internal/queried"
 	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/schema"
@@ -28,6 +29,8 @@ const (
 	consistencyHeader = "X-Read-Consistency"
 	consistencyStrong = "strong"
 	consistencyWeak   = "eventual"
+
+	statisticsHeader = "X-Sluice-Statistics" // off: the request does not count in which metrics are queried
 
 	maxFormBytes    = 1 << 20
 	maxReadBytes    = 1 << 20 // remote read, compressed
@@ -67,6 +70,10 @@ func (r *Reader) guard(e *endpoint) http.Handler {
 		if err != nil {
 			respondError(out, req, err)
 			return
+		}
+		if r.queried != nil && req.Header.Get(statisticsHeader) != "off" {
+			opts.queried = &queried.Request{}
+			defer r.queried.Count(opts.queried)
 		}
 		req, done := r.follow(out, req, opts, e.path)
 		defer done()

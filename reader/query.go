@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"sluice/internal/merge"
+	"sluice/internal/queried"
 	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/schema"
@@ -30,6 +31,8 @@ type options struct {
 	coverage coverage
 	queued   time.Duration // how long it waited for its turn
 	noStore  bool          // neither take anything from the results cache nor put anything into it
+
+	queried *queried.Request // which metrics it asks for; nil = that is not counted
 
 	mu      sync.Mutex
 	failure *schema.Error // the first one; decides status and Retry-After
@@ -64,6 +67,15 @@ func (o *options) note(err *schema.Error) {
 	if o.failure == nil {
 		o.failure = err
 	}
+}
+
+// noteNames notes which metrics a selector asks for.
+func (o *options) noteNames(ms []*labels.Matcher) {
+	if o.whole != nil {
+		o.whole.queried.Note(o.tenant, ms)
+		return
+	}
+	o.queried.Note(o.tenant, ms)
 }
 
 func (o *options) noted() *schema.Error {
@@ -155,6 +167,9 @@ func (q *querier) Select(ctx context.Context, _ bool, hints *storage.SelectHints
 	qry, err := q.start(ctx)
 	if err != nil {
 		return storage.ErrSeriesSet(err)
+	}
+	if hints == nil || hints.Func != "series" { // a list of series asks for no metric
+		qry.opts.noteNames(ms)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	set := &pendingSet{done: make(chan struct{}), query: qry}

@@ -39,6 +39,7 @@ import (
 	"sluice/internal/fetch"
 	"sluice/internal/log"
 	"sluice/internal/members"
+	"sluice/internal/queried"
 	"sluice/internal/trace"
 	"sluice/internal/web"
 	"sluice/reader/dialect"
@@ -148,6 +149,8 @@ type Directory interface {
 // BlockStore opens blocks; store.Store is one.
 type BlockStore interface {
 	Querier(ctx context.Context, entry *schema.BlockEntry, mint, maxt int64) (storage.Querier, error)
+	CountLabels(ctx context.Context, entry *schema.BlockEntry, distinct bool) (*store.Counts, error)
+	CountValues(ctx context.Context, entry *schema.BlockEntry, label string) (*store.Counts, error)
 }
 
 // Limits tells what a tenant may do. internal/limits implements it.
@@ -183,6 +186,7 @@ type Reader struct {
 	now      func() time.Time
 	registry *registry
 	tracker  atomic.Pointer[tracker] // nil while Run does not run
+	queried  *queried.Tracker        // nil = nothing is counted
 	peers    chan struct{}           // one for each question of another reader that is being answered
 
 	language parser.Parser
@@ -216,6 +220,9 @@ func New(cfg Config, l log.Log, cat Catalog, bkt objstore.BucketReader, dir Dire
 	}
 	return r, nil
 }
+
+// TrackQueried makes the reader count which metrics are queried. It is called before Run, and t is run by the caller.
+func (r *Reader) TrackQueried(t *queried.Tracker) { r.queried = t }
 
 // Run makes the reader ready once the catalogue and the directory of members have caught up, and announces it to the
 // other readers until ctx ends.

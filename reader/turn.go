@@ -18,7 +18,7 @@ import (
 var dataEndpoints = map[string]bool{
 	"/query": true, "/query_range": true, "/query_exemplars": true, "/series": true, "/labels": true, "/label/{name}/values": true, "/read": true,
 	"/search/metric_names": true, "/search/label_names": true, "/search/label_values": true,
-	"/federate": true, "/cardinality/label_names": true, "/cardinality/label_values": true, "/cardinality/active_series": true, "/status/tsdb": true,
+	"/federate": true, "/cardinality/label_names": true, "/cardinality/label_values": true, "/cardinality/active_series": true, "/cardinality/over_time": true, "/status/tsdb": true, "/status/metric_names_stats": true,
 }
 
 // serveInTurn answers a request whose form has been read: it holds it to the tenant's limits, lets it wait for its turn and
@@ -34,7 +34,7 @@ func (r *Reader) serveInTurn(endpoint string, serve http.Handler, out *answer, r
 	limits := r.queryLimits(opts)
 	opts.noStore = strings.Contains(req.Header.Get("Cache-Control"), "no-store")
 	switch endpoint {
-	case "/series", "/labels", "/label/{name}/values", "/search/metric_names", "/search/label_names", "/search/label_values":
+	case "/series", "/labels", "/label/{name}/values", "/search/metric_names", "/search/label_names", "/search/label_values", "/cardinality/over_time":
 		if err := r.limitLabels(req, limits); err != nil {
 			respondError(out, req, err)
 			return

@@ -33,9 +33,18 @@ var ErrTooMany = errors.New("too many different labels")
 type Query struct {
 	Matchers []*labels.Matcher // series that count; none = all
 	Since    int64             // ms; only series that have a sample at this time or later
+	Until    int64             // ms; and not later than this; 0 = at any time
 	All      bool              // the values of all labels are counted
 	Values   []string          // labels whose values are counted and listed with their series
 	Pairs    bool              // the pairs with most series are listed, and metric names with their series
+}
+
+// End is the last time (ms) of which samples count.
+func (q *Query) End() int64 {
+	if q.Until == 0 {
+		return math.MaxInt64
+	}
+	return q.Until
 }
 
 // Result is what was counted.

@@ -123,7 +123,7 @@ func (c *Client) Metadata(ctx context.Context, tenant schema.Tenant, metric stri
 
 // Cardinality asks for counts of series.
 func (c *Client) Cardinality(ctx context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error) {
-	req := &request{Tenant: tenant, Asks: asks, Mint: q.Since, Matchers: packMatchers(q.Matchers), All: q.All, Values: q.Values, Pairs: q.Pairs}
+	req := &request{Tenant: tenant, Asks: asks, Mint: q.Since, Maxt: q.Until, Matchers: packMatchers(q.Matchers), All: q.All, Values: q.Values, Pairs: q.Pairs}
 	var found cardinality.Result
 	_, err := c.call(ctx, pathCardinality, req, &found)
 	return &found, err

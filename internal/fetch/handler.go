@@ -193,7 +193,7 @@ func (h *handler) cardinality(r *http.Request, req *request) (envelope, error) {
 	if err := h.lacks(req); err != nil {
 		return envelope{}, err
 	}
-	q := cardinality.Query{Matchers: ms, Since: req.Mint, All: req.All, Values: req.Values, Pairs: req.Pairs}
+	q := cardinality.Query{Matchers: ms, Since: req.Mint, Until: req.Maxt, All: req.All, Values: req.Values, Pairs: req.Pairs}
 	found, err := h.cfg.Source.Cardinality(r.Context(), req.Tenant, q, req.Asks)
 	return envelope{Answer: found}, err
 }

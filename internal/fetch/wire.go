@@ -68,7 +68,7 @@ type request struct {
 	Limit    int         `json:"limit,omitempty"`  // label names and values
 	Metric   string      `json:"metric,omitempty"` // metadata
 
-	Values []string `json:"values,omitempty"` // cardinality, as Pairs; Mint is since when
+	Values []string `json:"values,omitempty"` // cardinality, as Pairs; Mint is since when, Maxt until when, 0 = no end
 	All    bool     `json:"all,omitempty"`
 	Pairs  bool     `json:"pairs,omitempty"`
 }

@@ -56,7 +56,30 @@ func makeBlock(t testing.TB, series, samples int) (string, *schema.BlockEntry) {
 		}
 	}
 	require.NoError(t, app.Commit())
+	return written(t, head)
+}
 
+// makeCounted makes a block in which label v has values with so many series.
+func makeCounted(t testing.TB, fill func(add func(value string, series int))) (string, *schema.BlockEntry) {
+	opts := tsdb.DefaultHeadOptions()
+	opts.ChunkDirRoot = t.TempDir()
+	opts.ChunkRange = 1 << 40
+	head, err := tsdb.NewHead(nil, nil, nil, nil, opts, nil)
+	require.NoError(t, err)
+	defer head.Close()
+	app := head.Appender(context.Background())
+	fill(func(value string, series int) {
+		for i := range series {
+			_, err := app.Append(0, labels.FromStrings("__name__", "m", "i", fmt.Sprint(i), "v", value), 1000, 1)
+			require.NoError(t, err)
+		}
+	})
+	require.NoError(t, app.Commit())
+	return written(t, head)
+}
+
+// written makes a block of a head.
+func written(t testing.TB, head *tsdb.Head) (string, *schema.BlockEntry) {
 	compactor, err := tsdb.NewLeveledCompactorWithOptions(context.Background(), nil, slog.New(slog.DiscardHandler), []int64{1 << 40}, chunkenc.NewPool(), tsdb.LeveledCompactorOptions{
 		MaxBlockChunkSegmentSize: 64 << 10,
 	})

@@ -20,10 +20,11 @@ type replies struct {
 	known *lru[reply] // guarded by mu
 }
 
-// reply is a list of names or values; an empty one says that no series matches.
+// reply is a list of names or values; an empty one says that no series matches. Or it is counts.
 type reply struct {
-	list []string
-	cost int64
+	list   []string
+	counts *Counts
+	cost   int64
 }
 
 func (r reply) bytes() int64 { return r.cost }
@@ -40,6 +41,7 @@ const (
 	aboutNames  = "names"
 	aboutValues = "values"
 	aboutSeries = "series"
+	aboutCounts = "counts"
 )
 
 // question is a key for what is asked of a block. The order of the matchers says nothing.
@@ -58,15 +60,26 @@ func question(about string, f *file, name string, hints *storage.LabelHints, ms 
 
 // get returns a reply for the caller to keep.
 func (r *replies) get(question string) (list []string, ok bool) {
+	known, ok := r.look(question)
+	return slices.Clone(known.list), ok
+}
+
+// getCounts returns counts, which everybody shares.
+func (r *replies) getCounts(question string) (*Counts, bool) {
+	known, ok := r.look(question)
+	return known.counts, ok
+}
+
+func (r *replies) look(question string) (known reply, ok bool) {
 	r.mu.Lock()
-	known, ok := r.known.get(question)
+	known, ok = r.known.get(question)
 	r.mu.Unlock()
 	result := "miss"
 	if ok {
 		result = "hit"
 	}
 	r.asked.WithLabelValues(result).Inc()
-	return slices.Clone(known.list), ok
+	return known, ok
 }
 
 // put remembers a reply, unless it alone would take much of the place that there is.
@@ -75,11 +88,19 @@ func (r *replies) put(question string, list []string) {
 	for _, s := range list {
 		cost += 16 + int64(len(s))
 	}
-	if cost > r.known.limit/8 {
+	r.add(question, reply{list: list, cost: cost})
+}
+
+func (r *replies) putCounts(question string, c *Counts) {
+	r.add(question, reply{counts: c, cost: replyOverhead + int64(len(question)) + c.Bytes()})
+}
+
+func (r *replies) add(question string, said reply) {
+	if said.cost > r.known.limit/8 {
 		return
 	}
-	list = slices.Clone(list)
+	said.list = slices.Clone(said.list)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.known.add(question, reply{list, cost})
+	r.known.add(question, said)
 }

@@ -79,10 +79,11 @@ export function Badge({ tone, children, title }: { tone: Tone; children: Compone
   )
 }
 
-/** Text to take along. */
-export function Copy({ text, label = 'Copy' }: { text: string; label?: string }) {
+/** Text to take along; a function when it is much work to make. */
+export function Copy({ text: given, label = 'Copy' }: { text: string | (() => string); label?: string }) {
   const [done, set] = useState('')
   const copy = async () => {
+    const text = typeof given === 'function' ? given() : given
     try {
       await navigator.clipboard.writeText(text)
       set('Copied')
@@ -225,10 +226,10 @@ export function Figure({ name, value, hint, tone }: { name: string; value: Compo
   )
 }
 
-/** How much of a limit is in use. */
-export function Meter({ value, max, label }: { value: number; max: number; label: string }) {
+/** How much of a limit is in use; plain: how far something has got, where being full is good. */
+export function Meter({ value, max, label, plain }: { value: number; max: number; label: string; plain?: boolean }) {
   const share = max > 0 ? Math.min(1, value / max) : 0
-  const tone = share >= 1 ? 'critical' : share >= 0.8 ? 'warning' : 'ok'
+  const tone = plain ? 'ok' : share >= 1 ? 'critical' : share >= 0.8 ? 'warning' : 'ok'
   return (
     <svg class={`meter ${tone}`} viewBox="0 0 100 6" preserveAspectRatio="none" role="img" aria-label={label}>
       <rect class="room" width="100" height="6" />

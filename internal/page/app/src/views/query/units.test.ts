@@ -1,0 +1,50 @@
+import { describe, expect, it } from 'vitest'
+import { axisValues, unitOf, unitValue } from './units'
+
+describe('unitOf', () => {
+  it.each([
+    ['process_resident_memory_bytes', 'bytes'],
+    ['sum by (job) (process_resident_memory_bytes{job="a_seconds"})', 'bytes'],
+    ['rate(net_received_bytes_total[5m])', 'bytes/s'],
+    ['increase(net_received_bytes_total[5m])', 'bytes'],
+    ['histogram_quantile(0.9, sum by (le) (rate(http_duration_seconds_bucket[5m])))', 'seconds'],
+    ['rate(http_duration_seconds_sum[5m]) / rate(http_duration_seconds_count[5m])', 'seconds'],
+    ['rate(http_duration_seconds_count[5m])', ''],
+    ['rate(process_cpu_seconds_total[5m])', ''],
+    ['cache_hit_ratio', 'ratio'],
+    ['process_start_time_seconds', 'time'],
+    ['time() - process_start_time_seconds', 'seconds'],
+    ['a_used_bytes / a_size_bytes', ''],
+    ['a_used_bytes / 1024', 'bytes'],
+    ['count(a_used_bytes)', ''],
+    ['count by (job) (a_used_bytes)', ''],
+    ['a_bytes + b_seconds', ''],
+    ['up', ''],
+    ['{__name__="a_bytes"}', ''],
+    ['', ''],
+  ])('%s', (expr, want) => expect(unitOf(expr)).toBe(want))
+})
+
+describe('unitValue', () => {
+  it.each([[1536, 'bytes', '1.50 KiB'], [2048, 'bytes/s', '2 KiB/s'], [0.25, 'seconds', '250 ms'], [2e-9, 'seconds', '2 ns'], [0.123, 'ratio', '12.3 %'], [0, 'time', '1970-01-01 00:00:00'], [2_500_000, '', '2.50 M'], [12.5, '', '12.5'], [Infinity, 'bytes', '+Inf'], [NaN, '', 'NaN']] as const)('%d as %s', (v, unit, want) => expect(unitValue(v, unit)).toBe(want))
+})
+
+describe('axisValues', () => {
+  it.each([
+    [[0, 5, 10], '', ['0', '5', '10']],
+    [[100_000, 100_005, 100_010], '', ['100.000 k', '100.005 k', '100.010 k']],
+    [[0, 0.25, 0.5], '', ['0', '0.25', '0.50']],
+    [[0, 1024 ** 2, 2 * 1024 ** 2], 'bytes', ['0', '1 MiB', '2 MiB']],
+    [[0, 0.1, 0.2], 'seconds', ['0', '100 ms', '200 ms']],
+    [[0, 0.5, 1], 'ratio', ['0', '50 %', '100 %']],
+    [[-1, 0, 1], '', ['-1', '0', '1']],
+    [[1, 10, 100], '', ['1', '10', '100']],
+  ] as const)('%j %s', (splits, unit, want) => expect(axisValues(splits, unit)).toEqual(want))
+  it('never writes the same for neighbours', () => {
+    for (const top of [1e-9, 1e-3, 1, 7, 1e4, 123_456, 1e9, 1e14])
+      for (const share of [1, 0.1, 0.001]) {
+        const values = axisValues([0, 1, 2, 3].map((i) => top + i * top * share), '')
+        expect(new Set(values).size, values.join()).toBe(4)
+      }
+  })
+})
