@@ -75,6 +75,7 @@ export function SeriesList(props: { what: 'metrics' | 'labels' | 'values'; found
           {w}
         </Notice>
       ))}
+      {windows && data.rows.length > 0 && windows.filter((w) => w.source).length < 2 && <p class="hint">Series are known of one window only, so there is no growth to see yet.</p>}
       {data.truncated && <Notice>There are more than could be counted: what has few series may be missing.</Notice>}
       {data.rows.length === 0 ? (
         <Empty>

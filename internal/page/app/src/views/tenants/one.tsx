@@ -159,9 +159,9 @@ function TopMetrics({ status }: { status: TenantStatus }) {
         <Table
           label="Metrics with most series"
           rows={list}
-          id={(m) => m.metric}
+          id={(m) => m.name}
           columns={[
-            { name: 'metric', title: 'Metric', cell: (m) => <a class="name mono" href={href('cardinality', { metric: m.metric })}><Name text={m.metric} /></a> },
+            { name: 'metric', title: 'Metric', cell: (m) => <a class="name mono" href={href('cardinality', { metric: m.name })}><Name text={m.name} /></a> },
             {
               name: 'series',
               title: 'Series',
@@ -169,7 +169,7 @@ function TopMetrics({ status }: { status: TenantStatus }) {
               cell: (m) => <Measured value={m.series} of={top} />,
             },
             { name: 'share', title: 'Share', number: true, cell: (m) => percent(m.series, total) },
-            { name: 'actions', title: <span class="visually-hidden">What to do</span>, cell: (m) => <PartActions part={{ metric: m.metric }} name={m.metric} /> },
+            { name: 'actions', title: <span class="visually-hidden">What to do</span>, cell: (m) => <PartActions part={{ metric: m.name }} name={m.name} /> },
           ]}
         />
       )}
