@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sluice/internal/processes"
+	"sluice/internal/usage"
 	"sluice/reader"
 	"sluice/schema"
 )
@@ -48,6 +49,11 @@ func (p *process) buildPipeline(stages []string) {
 	access := reader.Access{
 		Tenancy: p.tenancy, Stages: stagesOf(stages), Instance: p.instance, Version: version(), Self: p.ownTenant, Processes: all,
 		Known: []func() []schema.Tenant{p.catalog.Tenants},
+	}
+	if p.tenancy.Users { // else nobody has patterns; in the first hours a tenant is in no block
+		counted := usage.NewTable(p.log, p.logger)
+		p.running = append(p.running, task{"tenants", counted.Run})
+		access.Known = append(access.Known, counted.Tenants)
 	}
 	access.Register(p.mux)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -319,6 +320,23 @@ func (t *Table) view(tenant schema.Tenant) *View {
 
 func (p *part) complete() bool {
 	return p.summary.Limited && p.known.is(p.summary.Run, p.summary.Version) && p.known.total >= p.summary.Known
+}
+
+// Tenants returns those that somebody has series of, sorted.
+func (t *Table) Tenants() []schema.Tenant {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	found := map[schema.Tenant]bool{}
+	for _, of := range t.sources {
+		for _, s := range of {
+			for tenant, p := range s.tenants {
+				if p.summary.Series > 0 {
+					found[tenant] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 // Applied returns the furthest offset before which everything in the partition has been told, and the log time of the last
