@@ -14,7 +14,7 @@ UNIT = $(shell $(GO) list ./... | grep -v '/bench/e2e$$')
 # Beside them stand tests, TestReal…, that start brokers of Apache Kafka.
 REAL := ./internal/kafkatest ./internal/log
 
-.PHONY: run cluster build ui test unit e2e kafka tools race lint fuzz bench bench-write bench-read check clean
+.PHONY: run cluster build ui page test unit e2e kafka tools race lint fuzz bench bench-write bench-read check clean
 
 run: build            ## everything in one process, data in ./data
 	./sluice all --data-dir $(DATA)
@@ -32,6 +32,7 @@ test: tools           ## everything: vet, packages, real Kafka, and the real bin
 	$(VET) ./...
 	./.ci/gotest unit -timeout 10m -skip '^TestReal' $(UNIT)
 	$(GO) test -tags failpoints ./internal/failpoint
+	./.ci/page
 	SLUICE_E2E=1 ./.ci/gotest kafka -timeout 20m -p 1 -run '^TestReal' $(REAL)
 	SLUICE_E2E=1 ./.ci/gotest e2e -timeout 45m ./bench/e2e
 	@./.ci/skipped unit kafka e2e
@@ -42,10 +43,14 @@ unit:                 ## the packages only, four minutes
 e2e: tools            ## the real binary only; make e2e RUN=TestKill SLUICE_KILLS=100
 	SLUICE_E2E=1 $(GO) test -count=1 -timeout 60m -v $(if $(RUN),-run '$(RUN)') ./bench/e2e
 
+page: tools           ## the web page only, in a real browser; make page RUN=TestPageSmooth SLUICE_PAGE_SCREENSHOTS=/tmp/pictures
+	./.ci/page
+	SLUICE_E2E=1 $(GO) test -count=1 -timeout 15m -v -run '$(or $(RUN),^TestPage)' ./bench/e2e
+
 kafka: tools          ## the tests with real brokers only; make kafka RUN=TestRealJoin
 	SLUICE_E2E=1 $(GO) test -count=1 -timeout 30m -p 1 -v -run '$(or $(RUN),^TestReal)' $(REAL)
 
-tools:                ## what the tests run: Prometheus, node_exporter, an S3 server, Apache Kafka
+tools:                ## what the tests run: Prometheus, node_exporter, an S3 server, Apache Kafka, a browser
 	./.ci/tools $(BIN)
 
 race:                 ## the packages under the race detector

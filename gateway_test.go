@@ -39,9 +39,14 @@ func cliContext(t *testing.T, args ...string) *cli.Context {
 
 // mounted is a process with all stages, none of which runs.
 func mounted(t *testing.T, args ...string) *process {
-	c := cliContext(t, append([]string{"all", "--data-dir", t.TempDir(), "--self-monitoring.tenant", ""}, args...)...)
+	args = append([]string{"all", "--data-dir", t.TempDir(), "--self-monitoring.tenant", ""}, args...)
+	return built(t, args, "producer", "consumer", "compactor", "reader", selfMonitoring)
+}
+
+// built is a process of the given stages, none of which runs.
+func built(t *testing.T, args []string, stages ...string) *process {
+	c := cliContext(t, args...)
 	p := &process{cli: c, logger: slog.New(slog.DiscardHandler), reg: prometheus.NewRegistry(), mux: http.NewServeMux(), instance: "test", advertise: "127.0.0.1:1"}
-	stages := []string{"producer", "consumer", "compactor", "reader", "self-monitoring"}
 	require.NoError(t, p.openGateway(stages))
 	var err error
 	p.log, err = openLog(c, p.logger, p.reg, false)

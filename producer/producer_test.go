@@ -586,3 +586,13 @@ func TestMetricsLint(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, problems)
 }
+
+// Ticks carry the settings of generations, which not every process has.
+func TestNoTicks(t *testing.T) {
+	f := newFixture(t, Config{NoTicks: true}, "", 3)
+	f.tick(t.Context())
+	require.Empty(t, f.log.records())
+	quiet := newFixture(t, Config{}, "", 3)
+	quiet.tick(t.Context())
+	require.Len(t, quiet.log.records(), 3)
+}

@@ -1,11 +1,10 @@
 // Sluice's own past, out of the metrics that it writes into itself.
 
 import { get, uncounted } from './api'
+import { added, onGrid } from './grid'
+import type { Points } from './grid'
 import { href } from './route'
 import type { Access } from './session'
-
-/** [ms, value]; NaN is a hole. */
-export type Points = [number, number][]
 
 export interface Past {
   /** All series added up. */
@@ -42,23 +41,6 @@ export async function lastHour(expression: string, a: Access, signal: AbortSigna
   const all = found.result.map((r) => onGrid(r.values ?? [], from, to, step))
   const last = found.result.map((r, i): [string, number] => [Object.values(r.metric).join(' '), all[i]!.at(-1)![1]])
   return { points: added(all, from, to, step), from, to, last: last.filter(([, v]) => !Number.isNaN(v)) }
-}
-
-/** Series on one grid, added up; a hole is where none has a value. */
-export function added(all: readonly Points[], from: number, to: number, step: number): Points {
-  if (all.length === 0) return onGrid([], from, to, step)
-  return all[0]!.map(([t], i) => {
-    const known = all.map((s) => s[i]![1]).filter((v) => !Number.isNaN(v))
-    return [t, known.length > 0 ? known.reduce((a, b) => a + b) : NaN]
-  })
-}
-
-/** Values at every step between two times, NaN where there is none. */
-export function onGrid(values: readonly (readonly [number, string])[], from: number, to: number, step: number): Points {
-  const known = new Map(values.map(([t, v]) => [Math.round(t * 1000), Number(v)]))
-  const points: Points = []
-  for (let t = from; t <= to; t += step) points.push([t, known.get(t) ?? NaN])
-  return points
 }
 
 /** The query page with an expression, over the last hour or between two times (ms). */

@@ -7,7 +7,7 @@ import type { Generation, Holder, Partition } from '../../lib/pipeline'
 import { setParams } from '../../lib/route'
 import { Badge, Choice, Drawer, Empty, Meter, Panel, Table } from '../../ui'
 import type { Column } from '../../ui'
-import { badness, openGaps, remarkable, rowsOf, stateOf, toneOf, worstFirst } from './states'
+import { badness, bestOf, openGaps, remarkable, rowsOf, stateOf, worstFirst } from './states'
 import type { Row } from './states'
 
 /** How many rows are shown in any case: so many are read at a glance. */
@@ -58,22 +58,39 @@ export function Partitions({ partitions, now, chosen, show }: { partitions: Part
 
 const open = (p: Partition) => setParams({ partition: String(p.partition) }, false)
 
+/** Every partition as a cell, a strip for each zone. */
 function Map({ partitions }: { partitions: Partition[] }) {
-  const tones = partitions.map(toneOf)
-  const bad = tones.filter((t) => t !== 'ok').length
+  const zones = [...new Set(partitions.flatMap((p) => p.holders.map((h) => h.zone ?? '')))].sort()
   return (
-    <div class="map" role="img" aria-label={`${plural(partitions.length, 'partition')}, ${bad === 0 ? 'all healthy' : `${bad} to look at`}; the table has them all`}>
-      {partitions.map((p, i) => (
-        <span key={p.partition} class={`cell ${tones[i]!}`} title={titleOf(p)} onClick={() => open(p)}>
-          {tones[i] === 'critical' ? '■' : tones[i] === 'warning' ? '▲' : ''}
-        </span>
+    <div class="map">
+      {(zones.length > 0 ? zones : ['']).map((zone) => (
+        <Strip key={zone} zone={zone} partitions={partitions} />
       ))}
     </div>
   )
 }
 
-const titleOf = (p: Partition) =>
-  `Partition ${p.partition}: ${p.holders.length === 0 ? 'held by nobody' : p.holders.map((h) => `${h.id} ${stateOf(h).word}, lag ${seconds(h.lag_seconds)}`).join('; ')}${openGaps(p) > 0 ? `; ${plural(openGaps(p), 'gap')}` : ''}`
+function Strip({ zone, partitions }: { zone: string; partitions: Partition[] }) {
+  const cells = partitions.map((p) => {
+    const holders = p.holders.filter((h) => (h.zone ?? '') === zone)
+    const state = openGaps(p) > 0 ? { tone: 'critical' as const, word: plural(openGaps(p), 'open gap'), why: '' } : bestOf(holders)
+    return { p, state, lag: holders[0]?.lag_seconds }
+  })
+  const bad = cells.filter((c) => c.state.tone !== 'ok').length
+  const says = `${plural(partitions.length, 'partition')}, ${bad === 0 ? 'all live' : `${bad} to look at`}`
+  return (
+    <>
+      {zone && <small class="zone-name">{zone}</small>}
+      <div class={zone ? 'strip' : 'strip lone'} role="img" aria-label={`${zone ? `Zone ${zone}: ` : ''}${says}; the table tells which`}>
+        {cells.map(({ p, state, lag }) => (
+          <span key={p.partition} class={`cell ${state.tone}`} title={`Partition ${p.partition}: ${state.word}, lag ${seconds(lag)}`} onClick={() => open(p)}>
+            {state.tone === 'critical' ? '■' : state.tone === 'warning' ? '▲' : ''}
+          </span>
+        ))}
+      </div>
+    </>
+  )
+}
 
 function columns(now: number): Column<Row>[] {
   return [

@@ -25,8 +25,7 @@ export function Processes({ pipeline }: { pipeline: Pipeline }) {
       by: (p) => p.id,
       cell: (p) => (
         <>
-          <code>{p.id}</code> {p.silent && <Badge tone="critical">silent</Badge>}
-          {p.addr !== p.id && <small class="addr">{p.addr}</small>}
+          <code title={p.addr}>{p.id}</code> {p.silent ? <Badge tone="critical">silent</Badge> : !p.addr.startsWith(p.id) && <small class="addr">{p.addr}</small>}
         </>
       ),
     },
@@ -145,6 +144,7 @@ function ConsumerState({ process, pipeline }: { process: Process; pipeline: Pipe
   const replaying = held(process, pipeline).filter((h) => h.state === 'replaying')
   const done = replaying.length > 0 ? replaying.reduce((n, h) => n + (h.replayed ?? 0), 0) / replaying.length : 1
   const notes = process.consumer?.notes ?? []
+  if (process.silent) return <small>unknown</small>
   return (
     <>
       <Badge tone={process.consumer?.ready ? 'ok' : 'warning'}>{process.consumer?.ready ? 'ready' : replaying.length > 0 ? 'replaying' : 'not ready'}</Badge>

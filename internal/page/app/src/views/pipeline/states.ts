@@ -45,15 +45,15 @@ export const openGaps = (p: Partition): number => p.gaps.filter((g) => !g.accept
 
 const rank: Record<Tone, number> = { ok: 0, info: 1, warning: 2, critical: 3 }
 
+/** The state of the best of some holders. */
+export const bestOf = (holders: readonly Holder[]): State => holders.map(stateOf).sort((a, b) => rank[a.tone] - rank[b.tone])[0] ?? stateOf(undefined)
+
 /** How bad a partition is: that of its best holder, as queries need one, but a silent or failing one is never unseen. */
 export function toneOf(p: Partition): Tone {
   if (openGaps(p) > 0) return 'critical'
-  const tones = p.holders.map((h) => stateOf(h).tone)
-  if (tones.length === 0) return 'critical'
-  const best = tones.reduce((a, b) => (rank[a] < rank[b] ? a : b))
-  const worst = tones.reduce((a, b) => (rank[a] > rank[b] ? a : b))
+  const best = bestOf(p.holders).tone
   if (rank[best] >= rank.warning) return best
-  return rank[worst] >= rank.warning ? 'warning' : 'ok'
+  return p.holders.some((h) => rank[stateOf(h).tone] >= rank.warning) ? 'warning' : 'ok'
 }
 
 /** Whether the row is one to look at. */

@@ -223,7 +223,7 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
       ms: 1e-3,
       pxAlign: many ? 0 : 1,
       legend: { show: false },
-      padding: [10, 12, 0, 0],
+      padding: [10, 24, 0, 0],
       bands,
       cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 6 }, focus: { prox: -1 } },
       scales: {

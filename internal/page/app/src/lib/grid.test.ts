@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { added, onGrid } from './own'
+import { added, onGrid } from './grid'
 
 test('values stand on the grid, with holes where there are none', () => {
   expect(onGrid([[10, '1'], [30, '3']], 10_000, 40_000, 10_000)).toEqual([[10_000, 1], [20_000, NaN], [30_000, 3], [40_000, NaN]])
