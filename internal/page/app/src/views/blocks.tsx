@@ -25,11 +25,12 @@ type Range = 'all' | keyof typeof ranges | ''
 export function Blocks() {
   const s = useSession()
   const { params } = usePlace()
-  const found = useLoad((signal) => get<Answer>('api/v1/status/blocks', { limit: atOnce }, { signal }), [s.tenant], 20_000)
+  const has = s.hasTenant
+  const found = useLoad(async (signal) => (has ? get<Answer>('api/v1/status/blocks', { limit: atOnce }, { signal }) : undefined), [s.tenant, has], 20_000)
   const a = found.data
   const back = useFurtherBack(a, params, s.tenant)
   const id = params.get('id')
-  if (!s.hasTenant) return <Empty>Choose a tenant above: blocks belong to one.</Empty>
+  if (!has) return <Empty>Choose a tenant above: blocks belong to one.</Empty>
   return (
     <>
       <h1 class="visually-hidden">Blocks</h1>

@@ -107,8 +107,8 @@ async function arrivals(access: Access, tenant: string, signal: AbortSignal): Pr
     onlyOwn = others?.result.length === 0
   }
   return {
-    active: status.usage?.max_global_series_per_user ?? heads?.headStats.numSeries,
-    perSecond: status.usage?.ingestion_rate,
+    active: status.usage?.max_global_series_per_user || heads?.headStats.numSeries,
+    perSecond: status.usage && (status.usage.ingestion_rate ?? 0) + (status.usage.native_histogram_ingestion_rate ?? 0),
     newest: series > 0 ? heads?.headStats.maxTime : undefined,
     onlyOwn,
     rejected: (status.rejects ?? []).reduce<Arrived['rejected']>((last, r) => (!last || r.last > last.last ? r : last), undefined),
