@@ -66,7 +66,7 @@ export function TimeLine({ blocks, jobs, view, now, chosen, onView, onBlock }: {
         width={width}
         height={height}
         role="group"
-        tabIndex={0}
+        tabindex={0}
         aria-label="Time line of the blocks. Arrow keys go through them, Enter opens one, + and − zoom; the table below has the same."
         aria-describedby="block-at"
         onKeyDown={key}
