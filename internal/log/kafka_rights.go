@@ -14,10 +14,12 @@ import (
 //
 //	every stage   Describe, DescribeConfigs on the four topics; Create on those that are missing;
 //	              Read on sluice.blocks and sluice.control
-//	producer      Write on sluice.samples, and with HA pairs on sluice.control; Describe on the group that commits
+//	producer      Write on sluice.samples, and on sluice.control, which it does without but for HA pairs; Describe on the group that commits
 //	consumer      Read on sluice.samples; Write on sluice.blocks, sluice.control and sluice.dead-letter; Read on both groups
 //	compactor     Write on sluice.blocks and sluice.control
 //	reader        Write on sluice.control
+//
+// Who writes its own metrics (--self-monitoring.tenant) needs Write on sluice.samples.
 //
 // Idempotent producing needs no right of its own: Write on any topic implies it.
 

@@ -44,17 +44,15 @@ func NewAnnouncer(l log.Log, every time.Duration, status func() Process, logger 
 
 // Run says every so often what the process does until ctx ends, and then takes it back.
 func (a *Announcer) Run(ctx context.Context) error {
-	tick := time.NewTicker(a.every)
-	defer tick.Stop()
 	failing := false
-	for {
+	for pause := time.Second; ; pause = a.every { // the second one soon: most of the process starts with the first
 		err := a.announce(ctx, time.Now())
 		if err != nil && !failing && ctx.Err() == nil { // nothing but what people look at hangs on it: once is enough
 			a.logger.Warn("telling the others what this process does", "err", err)
 		}
 		failing = err != nil
 		select {
-		case <-tick.C:
+		case <-time.After(min(pause, a.every)):
 		case <-ctx.Done():
 			return a.withdraw(ctx)
 		}
