@@ -82,6 +82,8 @@ func rights() map[string]auth.Right {
 		"/debug/pprof/symbol":  auth.Admin,
 		"/debug/pprof/trace":   auth.Admin,
 
+		"GET /-/tenants": auth.Admin, // every tenant
+
 		"GET /distributor/ha_tracker": auth.Admin, // shows every tenant
 
 		"GET /api/v1/user_limits": auth.Read,
@@ -117,6 +119,9 @@ func rights() map[string]auth.Right {
 		table["POST "+prefix+"/status/active_queries/cancel"] = auth.Read
 		table["DELETE "+prefix+"/status/active_queries/{id}"] = auth.Read
 		table["GET "+prefix+"/status/top_queries"] = auth.Read
+		table["GET "+prefix+"/status/tenant"] = auth.Read
+		table["GET "+prefix+"/status/blocks"] = auth.Read
+		table["GET "+prefix+"/status/blocks/{id}"] = auth.Read
 		table["GET "+prefix+"/status/access"] = somebody // says what he may do
 	}
 	return table

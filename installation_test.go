@@ -21,8 +21,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"sluice/bench/queries"
-	"sluice/compactor"
 	"sluice/internal/log"
+	"sluice/internal/plan"
 	"sluice/reader"
 	"sluice/schema"
 )
@@ -36,6 +36,7 @@ type installation struct {
 	merging *gate // the compactor waits for it; shut at first
 	// near asks the consumer in Go; far asks it, and near for blocks, over HTTP.
 	near, far *reader.Reader
+	farMux    *http.ServeMux
 }
 
 // startInstallation starts it on dir and returns once it is ready. It ends with the test, or by stop.
@@ -80,6 +81,7 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 // build builds the stages, and the second reader in a process of its own, as far as it knows.
 func (in *installation) build(p *process, stages []string) error {
 	p.bucket = gatedBucket{p.bucket, in.gate}
+	p.tellEvery = 10 * time.Millisecond
 	for _, stage := range []func() error{p.buildProducer, p.buildConsumer, p.buildReader, p.buildCompactor} {
 		if err := stage(); err != nil {
 			return err
@@ -95,6 +97,7 @@ func (in *installation) build(p *process, stages []string) error {
 	}
 	apart := *p
 	apart.mux, apart.reg, apart.instance, apart.consumer, apart.producer = http.NewServeMux(), prometheus.NewRegistry(), "far", nil, nil
+	apart.usage, apart.writes, apart.ha = nil, nil, nil
 	if err := apart.buildReader(); err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func (in *installation) build(p *process, stages []string) error {
 	p.mountCommon()
 	in.gate.mu.Lock() // ready looks at the rest
 	defer in.gate.mu.Unlock()
-	in.process, in.near, in.far = p, p.reader, apart.reader
+	in.process, in.near, in.far, in.farMux = p, p.reader, apart.reader, apart.mux
 	return nil
 }
 
@@ -207,14 +210,12 @@ func (in *installation) ship(offsets map[int32]int64) {
 func (in *installation) compact(tenants []schema.Tenant) {
 	in.t.Helper()
 	in.merging.open()
-	plan := compactor.PlanConfig{Settle: 1}
-	for _, hours := range []int64{2, 12, 24} {
-		plan.Ranges = append(plan.Ranges, hours*time.Hour.Milliseconds())
-	}
+	cfg := plan.Default()
+	cfg.Settle = 1
 	in.eventually(func() error {
 		for _, tenant := range tenants {
 			blocks, _ := in.process.catalog.Snapshot(tenant)
-			if jobs, _ := compactor.Plan(time.Now().UnixMilli(), blocks, plan); len(jobs) > 0 {
+			if jobs, _ := plan.Jobs(time.Now().UnixMilli(), blocks, cfg); len(jobs) > 0 {
 				return fmt.Errorf("%d merges of tenant %s are left", len(jobs), tenant)
 			}
 		}

@@ -34,6 +34,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -57,6 +58,7 @@ import (
 	"sluice/internal/queried"
 	"sluice/internal/usage"
 	"sluice/internal/web"
+	"sluice/internal/writes"
 	"sluice/producer"
 	"sluice/reader"
 	"sluice/reader/store"
@@ -148,6 +150,14 @@ type process struct {
 	compactor *compactor.Compactor
 	reader    *reader.Reader
 
+	// What producers and readers know through the control topic, once for both.
+	usage  *usage.Table
+	writes *writes.Table
+	ha     *ha.Tracker
+
+	processes *processes.Directory // what all processes do; nil without a reader
+
+	tellEvery time.Duration      // how often the producer tells what it writes, for tests; 0 = as writes.Config has it
 	own       *producer.Producer // that this process writes its own metrics with; nil = it does not
 	ownTenant string             // and for whom
 
@@ -325,17 +335,21 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
-	counted := usage.NewTable(p.log, p.logger) // what consumers say of the tenants' series
-	p.producer.LimitSeries(counted)
-	tracker, err := ha.New(ha.Config{Instance: p.instance}, p.log, p.logger, p.reg)
+	p.usage = usage.NewTable(p.log, p.logger) // what consumers say of the tenants' series
+	p.producer.LimitSeries(p.usage)
+	if err := p.trackHA(p.reg); err != nil {
+		return err
+	}
+	p.producer.TrackHA(p.ha)
+	p.producer.Register(p.mux)
+	p.ha.Register(p.mux)
+	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
+	p.followWrites()
+	teller, err := writes.NewTeller(writes.Config{Instance: p.instance, Interval: p.tellEvery}, p.log, p.producer, p.writes, p.logger)
 	if err != nil {
 		return err
 	}
-	p.producer.TrackHA(tracker)
-	p.producer.Register(p.mux)
-	tracker.Register(p.mux)
-	p.mux.HandleFunc("POST /-/seal", p.serveSeal)
-	p.running = append(p.running, task{"usage", counted.Run}, task{"HA tracker", tracker.Run}, task{"producer", p.producer.Run})
+	p.running = append(p.running, task{"usage", p.usage.Run}, task{"producer", p.producer.Run}, task{"teller of writes", teller.Run})
 	return nil
 }
 
@@ -434,6 +448,9 @@ func (p *process) buildReader() (err error) {
 		Advertise:  p.address(),
 	}, p.log, p.catalog, p.bucket, p.directory, dial, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
+		return err
+	}
+	if err := p.showTenants(); err != nil {
 		return err
 	}
 	asked := queried.New(queried.Config{Instance: p.instance}, p.log, p.logger)

@@ -42,12 +42,12 @@ func stagesOf(stages []string) []string {
 
 // buildPipeline mounts what shows the whole cluster, and who may see what of it.
 func (p *process) buildPipeline(stages []string) {
-	all := processes.NewDirectory(p.log, p.logger)
-	p.running = append(p.running, task{"processes of the cluster", all.Run})
-	reader.NewPipeline(p.log, p.catalog, p.directory, all).Register(p.mux)
+	p.processes = processes.NewDirectory(p.log, p.logger)
+	p.running = append(p.running, task{"processes of the cluster", p.processes.Run})
+	reader.NewPipeline(p.log, p.catalog, p.directory, p.processes).Register(p.mux)
 	access := reader.Access{
-		Tenancy: p.tenancy, Stages: stagesOf(stages), Instance: p.instance, Version: version(), Self: p.ownTenant, Processes: all,
-		Known: []func() []schema.Tenant{p.catalog.Tenants},
+		Tenancy: p.tenancy, Stages: stagesOf(stages), Instance: p.instance, Version: version(), Self: p.ownTenant, Processes: p.processes,
+		Known: []func() []schema.Tenant{p.catalog.Tenants, p.knownTenants},
 	}
 	access.Register(p.mux)
 }

@@ -19,7 +19,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/thanos-io/objstore"
 	"golang.org/x/sync/errgroup"
@@ -28,6 +27,7 @@ import (
 	"sluice/internal/failpoint"
 	"sluice/internal/lease"
 	"sluice/internal/log"
+	"sluice/internal/plan"
 	"sluice/internal/processes"
 	"sluice/schema"
 )
@@ -78,13 +78,14 @@ func (c *Config) Validate() error {
 	if c.Instance == "" {
 		c.Instance = "compactor"
 	}
+	def := plan.Default()
 	for _, d := range []struct {
 		name string
 		v    *time.Duration
 		def  time.Duration
 	}{
 		{"interval", &c.Interval, time.Minute},
-		{"settle time", &c.Settle, 2*time.Hour + 30*time.Minute},
+		{"settle time", &c.Settle, time.Duration(def.Settle) * time.Millisecond},
 		{"deletion delay", &c.DeletionDelay, 15 * time.Minute},
 		{"tombstone retention", &c.TombstoneRetention, 8 * 24 * time.Hour},
 		{"orphan delay", &c.OrphanDelay, 12 * time.Hour},
@@ -105,7 +106,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("compactor: tombstone retention %s must be longer than the deletion delay %s", c.TombstoneRetention, c.DeletionDelay)
 	}
 	if len(c.Ranges) == 0 {
-		c.Ranges = []time.Duration{2 * time.Hour, 12 * time.Hour, 24 * time.Hour}
+		for _, r := range def.Ranges {
+			c.Ranges = append(c.Ranges, time.Duration(r)*time.Millisecond)
+		}
 	}
 	for i, r := range c.Ranges {
 		if r < time.Millisecond || i > 0 && (r <= c.Ranges[i-1] || r%c.Ranges[i-1] != 0) {
@@ -116,10 +119,10 @@ func (c *Config) Validate() error {
 		c.Concurrency = 1
 	}
 	if c.MaxJobBytes == 0 {
-		c.MaxJobBytes = 32 << 30
+		c.MaxJobBytes = def.MaxJobBytes
 	}
 	if c.MaxJobSeries == 0 {
-		c.MaxJobSeries = 20_000_000
+		c.MaxJobSeries = def.MaxJobSeries
 	}
 	if c.Concurrency < 0 || c.MaxJobBytes < 0 {
 		return fmt.Errorf("compactor: concurrency %d and job bytes %d must not be negative", c.Concurrency, c.MaxJobBytes)
@@ -127,8 +130,8 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-func (c *Config) plan() PlanConfig {
-	p := PlanConfig{Settle: c.Settle.Milliseconds(), MaxJobBytes: c.MaxJobBytes, MaxJobSeries: c.MaxJobSeries}
+func (c *Config) plan() plan.Config {
+	p := plan.Config{Settle: c.Settle.Milliseconds(), MaxJobBytes: c.MaxJobBytes, MaxJobSeries: c.MaxJobSeries}
 	for _, r := range c.Ranges {
 		p.Ranges = append(p.Ranges, r.Milliseconds())
 	}
@@ -168,10 +171,7 @@ type Compactor struct {
 	running map[string]processes.Job // by the job's ID
 }
 
-type blockKey struct {
-	tenant schema.Tenant
-	id     ulid.ULID
-}
+type blockKey = plan.BlockKey
 
 type jobKey struct {
 	tenant     schema.Tenant
@@ -195,6 +195,9 @@ func New(cfg Config, l log.Log, cat *catalog.Catalog, bkt objstore.Bucket, lim L
 		failed: map[jobKey]failure{}, running: map[string]processes.Job{},
 	}, nil
 }
+
+// Settings is what decides about merges here.
+func (c *Compactor) Settings() plan.Config { return c.cfg.plan() }
 
 // SetClock replaces the wall clock. Only before Run and RunOnce.
 func (c *Compactor) SetClock(now func() time.Time) {

@@ -122,7 +122,7 @@ func (c *Compactor) retire(held *lease.Lease, tenant schema.Tenant, now time.Tim
 	}
 	for _, s := range stones {
 		c.metrics.deleted.WithLabelValues(s.Reason).Inc()
-		delete(c.gone, blockKey{tenant, s.ID}) // a replay may have brought its files back
+		delete(c.gone, blockKey{Tenant: tenant, ID: s.ID}) // a replay may have brought its files back
 		c.logger.Info("deleted block", "tenant", tenant, "block", s.ID, "reason", s.Reason, "mint", s.MinTime, "maxt", s.MaxTime)
 	}
 	return true, errs
@@ -189,7 +189,7 @@ type deletionMark struct {
 
 // writeMark puts the deletion mark into the block's folder, once.
 func (c *Compactor) writeMark(ctx context.Context, tenant schema.Tenant, id ulid.ULID, at int64, reason string) error {
-	key := blockKey{tenant, id}
+	key := blockKey{Tenant: tenant, ID: id}
 	c.mu.Lock()
 	done := c.marked[key]
 	c.mu.Unlock()
@@ -223,7 +223,7 @@ func (c *Compactor) removeFiles(held *lease.Lease, tenant schema.Tenant, now tim
 	var errs []error
 	looked := false
 	for _, e := range entries {
-		key := blockKey{tenant, e.ID}
+		key := blockKey{Tenant: tenant, ID: e.ID}
 		if e.State != schema.BlockDeleted || c.gone[key] {
 			continue
 		}
@@ -281,7 +281,7 @@ func (c *Compactor) noteGone(tenant schema.Tenant, entries []*schema.BlockEntry,
 	c.listed[tenant] = true
 	for _, e := range entries {
 		if e.State == schema.BlockDeleted {
-			c.gone[blockKey{tenant, e.ID}] = !folders[e.ID]
+			c.gone[blockKey{Tenant: tenant, ID: e.ID}] = !folders[e.ID]
 		}
 	}
 }
@@ -293,7 +293,7 @@ func (c *Compactor) forget(held *lease.Lease, tenant schema.Tenant, now time.Tim
 	looked := false
 	before := now.Add(-c.cfg.TombstoneRetention).UnixMilli()
 	for _, e := range entries {
-		key := blockKey{tenant, e.ID}
+		key := blockKey{Tenant: tenant, ID: e.ID}
 		if e.State != schema.BlockDeleted || e.At > before || !c.gone[key] {
 			continue
 		}

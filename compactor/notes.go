@@ -3,7 +3,6 @@ package compactor
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -14,19 +13,17 @@ import (
 	"github.com/oklog/ulid/v2"
 
 	"sluice/internal/log"
+	"sluice/internal/plan"
 	"sluice/schema"
 )
 
 // What compactors leave for each other and for themselves after a restart, in the control topic:
 //
 //	compactor/shard/<n>              value: shardNote as JSON, written by whoever has tidied the shard, under its lease
-//	quarantine/<tenant>/<ulid>       value: setAsideNote as JSON: the block could not be read for merging
+//	quarantine/<tenant>/<ulid>       value: plan.SetAside as JSON: the block could not be read for merging
 //
 // A record without a value forgets its key. Losing any of it costs work, never data.
-const (
-	shardPrefix      = "compactor/shard/"
-	quarantinePrefix = "quarantine/"
-)
+const shardPrefix = "compactor/shard/"
 
 // shardNote says when a shard was last seen to. Times are of the writer's clock, ms: they space out work, and a clock that
 // is wrong makes it be done more often.
@@ -37,17 +34,6 @@ type shardNote struct {
 	Missing    int    `json:"missing,omitempty"`    // blocks that were not in the bucket then
 }
 
-// setAsideNote says why a block is not merged.
-type setAsideNote struct {
-	At    int64  `json:"at"` // by the writer's clock, ms
-	By    string `json:"by"`
-	Cause string `json:"cause"`
-}
-
-// quarantineFor is how long a block stays set aside before a merge tries it again: what made it unreadable may have been
-// the store's, or somebody may have put it right.
-const quarantineFor = 24 * time.Hour
-
 // notes follows what compactors have left.
 type notes struct {
 	log    log.Log
@@ -56,11 +42,11 @@ type notes struct {
 
 	mu       sync.Mutex // guards the rest
 	shards   [shards]shardNote
-	setAside map[blockKey]setAsideNote
+	setAside map[blockKey]plan.SetAside
 }
 
 func newNotes(l log.Log, logger *slog.Logger) *notes {
-	n := &notes{log: l, logger: logger, setAside: map[blockKey]setAsideNote{}}
+	n := &notes{log: l, logger: logger, setAside: map[blockKey]plan.SetAside{}}
 	n.table = log.NewTable(l, log.TopicControl, n.apply)
 	return n
 }
@@ -89,25 +75,15 @@ func (n *notes) take(key string, value []byte) error {
 		n.shards[i] = note
 		return nil
 	}
-	rest, ok := strings.CutPrefix(key, quarantinePrefix)
-	if !ok {
-		return nil
+	block, note, _, err := plan.DecodeSetAside(key, value)
+	switch {
+	case err != nil:
+		return err
+	case note == nil:
+		delete(n.setAside, block)
+	default:
+		n.setAside[block] = *note
 	}
-	name, text, _ := strings.Cut(rest, "/")
-	tenant, err := schema.ParseTenant(name)
-	id, err2 := ulid.ParseStrict(text)
-	if err := errors.Join(err, err2); err != nil {
-		return fmt.Errorf("block set aside %.80q: %w", rest, err)
-	}
-	if len(value) == 0 {
-		delete(n.setAside, blockKey{tenant, id})
-		return nil
-	}
-	var note setAsideNote
-	if err := json.Unmarshal(value, &note); err != nil {
-		return fmt.Errorf("block set aside %s of tenant %s: %w", id, tenant, err)
-	}
-	n.setAside[blockKey{tenant, id}] = note
 	return nil
 }
 
@@ -132,11 +108,7 @@ func (n *notes) isSetAside(key blockKey, now time.Time) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	note, ok := n.setAside[key]
-	return ok && note.fresh(now)
-}
-
-func (s setAsideNote) fresh(now time.Time) bool {
-	return now.UnixMilli()-s.At < quarantineFor.Milliseconds()
+	return ok && note.Fresh(now)
 }
 
 // countSetAside is how many blocks merges leave alone.
@@ -144,7 +116,7 @@ func (n *notes) countSetAside(now time.Time) (count int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, note := range n.setAside {
-		if note.fresh(now) {
+		if note.Fresh(now) {
 			count++
 		}
 	}
@@ -156,8 +128,8 @@ func (n *notes) setAsideOf(tenant schema.Tenant) (ids []ulid.ULID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for key := range n.setAside {
-		if key.tenant == tenant {
-			ids = append(ids, key.id)
+		if key.Tenant == tenant {
+			ids = append(ids, key.ID)
 		}
 	}
 	return ids
@@ -169,11 +141,11 @@ func (n *notes) putShard(ctx context.Context, i int, note shardNote) error {
 }
 
 // putAside writes that a block is set aside, which holds here at once.
-func (n *notes) putAside(ctx context.Context, key blockKey, note setAsideNote) error {
+func (n *notes) putAside(ctx context.Context, key blockKey, note plan.SetAside) error {
 	n.mu.Lock()
 	n.setAside[key] = note
 	n.mu.Unlock()
-	return n.put(ctx, quarantineKey(key), note)
+	return n.put(ctx, plan.QuarantineKey(key), note)
 }
 
 // lift forgets that a block was set aside.
@@ -181,14 +153,10 @@ func (n *notes) lift(ctx context.Context, key blockKey) error {
 	n.mu.Lock()
 	delete(n.setAside, key)
 	n.mu.Unlock()
-	if err := n.log.Append(ctx, log.TopicControl, []log.Record{{Key: []byte(quarantineKey(key))}}); err != nil {
-		return fmt.Errorf("forget that block %s of tenant %s was set aside: %w", key.id, key.tenant, err)
+	if err := n.log.Append(ctx, log.TopicControl, []log.Record{{Key: []byte(plan.QuarantineKey(key))}}); err != nil {
+		return fmt.Errorf("forget that block %s of tenant %s was set aside: %w", key.ID, key.Tenant, err)
 	}
 	return nil
-}
-
-func quarantineKey(key blockKey) string {
-	return quarantinePrefix + string(key.tenant) + "/" + key.id.String()
 }
 
 func (n *notes) put(ctx context.Context, key string, v any) error {

@@ -3,8 +3,6 @@ package compactor
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,7 +18,7 @@ import (
 // topic, by whoever gets it:
 //
 //	compactor/shard/<n>    tidying a shard: tombstones, marks, the bucket index, removal of files, listing the bucket
-//	compactor/job/<id>     one merge; the ID is a hash of the tenant and the inputs
+//	compactor/job/<id>     one merge; the ID is a hash of the tenant and the inputs (internal/plan)
 //
 // Planning takes no lease. It is a function of the catalogue, each compactor does it for itself, and so several of them
 // merge for one large tenant at once. Each goes through shards and jobs in an order of its own, so that they seldom meet.
@@ -51,10 +49,7 @@ import (
 // of hours. For a merged block even that loses nothing: inputs are deleted only when all files of their replacer are there.
 const shards = 32
 
-const (
-	shardLease = "compactor/shard/"
-	jobLease   = "compactor/job/"
-)
+const shardLease = "compactor/shard/"
 
 // shardOf is the shard of a tenant. It never changes.
 func shardOf(tenant schema.Tenant) int { return int(xxhash.Sum64String(string(tenant)) % shards) }
@@ -67,16 +62,6 @@ func shardOrder(holder string) []int {
 		order[i] = (first + i) % shards
 	}
 	return order
-}
-
-// jobID names a merge: the same inputs are the same job, whoever plans it.
-func jobID(tenant schema.Tenant, blocks []*schema.BlockEntry) string {
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n", tenant)
-	for _, e := range blocks {
-		fmt.Fprintf(h, "%s\n", e.ID)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // sortJobs puts the smallest windows first, for they mend what slows queries most and cost least, and those of one size

@@ -21,6 +21,7 @@ import (
 	"sluice/internal/block"
 	"sluice/internal/catalog"
 	"sluice/internal/log"
+	"sluice/internal/plan"
 	"sluice/schema"
 )
 
@@ -457,7 +458,7 @@ func TestShards(t *testing.T) {
 	}
 	require.Len(t, seen, shards)
 	j := tenantJob{tenant: "t"}
-	require.NotEqual(t, jobID("t", j.Blocks), jobID("u", j.Blocks))
+	require.NotEqual(t, plan.ID("t", j.Blocks), plan.ID("u", j.Blocks))
 }
 
 func FuzzNotes(f *testing.F) {
@@ -470,7 +471,7 @@ func FuzzNotes(f *testing.F) {
 			require.Empty(t, n.setAside)
 		}
 		for k := range n.setAside {
-			_, err := schema.ParseTenant(string(k.tenant))
+			_, err := schema.ParseTenant(string(k.Tenant))
 			require.NoError(t, err)
 		}
 	})

@@ -104,7 +104,7 @@ func (c *Compactor) tidyTenant(held *lease.Lease, tenant schema.Tenant) error {
 	err := c.lifecycle(held, tenant)
 	for _, id := range c.notes.setAsideOf(tenant) {
 		if c.cat.Status(tenant, id) != catalog.Live {
-			err = errors.Join(err, c.notes.lift(held.Context(), blockKey{tenant, id}))
+			err = errors.Join(err, c.notes.lift(held.Context(), blockKey{Tenant: tenant, ID: id}))
 		}
 	}
 	return err

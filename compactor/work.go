@@ -18,6 +18,7 @@ import (
 	"sluice/internal/catalog"
 	"sluice/internal/failpoint"
 	"sluice/internal/lease"
+	"sluice/internal/plan"
 	"sluice/schema"
 )
 
@@ -52,7 +53,7 @@ var (
 const maxRounds = 8
 
 type tenantJob struct {
-	Job
+	plan.Job
 	tenant schema.Tenant
 	id     string
 }
@@ -105,13 +106,13 @@ func (c *Compactor) plan() []tenantJob {
 			continue
 		}
 		blocks = slices.DeleteFunc(slices.Clone(blocks), func(e *schema.BlockEntry) bool {
-			return c.notes.isSetAside(blockKey{tenant, e.ID}, now)
+			return c.notes.isSetAside(blockKey{Tenant: tenant, ID: e.ID}, now)
 		})
-		planned, tooLarge := Plan(now.UnixMilli(), blocks, c.cfg.plan())
+		planned, tooLarge := plan.Jobs(now.UnixMilli(), blocks, c.cfg.plan())
 		seen.tooLarge += len(tooLarge)
 		seen.due += len(planned)
 		for _, j := range planned {
-			tj := tenantJob{j, tenant, jobID(tenant, j.Blocks)}
+			tj := tenantJob{j, tenant, plan.ID(tenant, j.Blocks)}
 			c.mu.Lock()
 			wait := now.Before(c.failed[tj.key()].until)
 			c.mu.Unlock()
@@ -135,7 +136,7 @@ func (c *Compactor) plan() []tenantJob {
 // leaseJob does one merge if no other compactor is at it, counts it, and puts a failed one off: longer each time, up to an
 // hour. leased says that it was ours to do.
 func (c *Compactor) leaseJob(ctx context.Context, j tenantJob) (leased bool, err error) {
-	held, ok, err := c.leases.Acquire(ctx, jobLease+j.id, c.cfg.LeaseTTL)
+	held, ok, err := c.leases.Acquire(ctx, plan.LeasePrefix+j.id, c.cfg.LeaseTTL)
 	if err == nil && !ok {
 		c.metrics.jobs.WithLabelValues(resultLeased).Inc()
 		return false, nil
@@ -314,8 +315,8 @@ func (c *Compactor) download(ctx context.Context, j tenantJob, dir string) error
 func (c *Compactor) setAside(ctx context.Context, tenant schema.Tenant, e *schema.BlockEntry, cause error) {
 	c.logger.Error("block cannot be read and is set aside: it stays in the bucket and is not merged",
 		"tenant", tenant, "block", e.ID, "mint", e.MinTime, "maxt", e.MaxTime, "err", cause)
-	note := setAsideNote{At: c.now().UnixMilli(), By: c.leases.Holder(), Cause: fmt.Sprintf("%.1000s", cause)}
-	if err := c.notes.putAside(ctx, blockKey{tenant, e.ID}, note); err != nil {
+	note := plan.SetAside{At: c.now().UnixMilli(), By: c.leases.Holder(), Cause: fmt.Sprintf("%.1000s", cause)}
+	if err := c.notes.putAside(ctx, blockKey{Tenant: tenant, ID: e.ID}, note); err != nil {
 		c.logger.Warn("only this compactor knows until its end that a block is set aside", "tenant", tenant, "block", e.ID, "err", err)
 	}
 	c.metrics.quarantined.Set(float64(c.notes.countSetAside(c.now())))

@@ -51,6 +51,11 @@ func TestCardinalityCountsEachSeriesOnce(t *testing.T) {
 	require.Equal(t, []int64{10, 5}, []int64{recent.Total, recent.Series})
 	require.Equal(t, map[string]int64{"1": 5}, recent.Labels["job"].Counts)
 
+	require.Equal(t, int64(10), count(cardinality.Query{Since: 500, Until: 1999}).Series)
+	require.Equal(t, int64(10), count(cardinality.Query{Since: 1500, Until: 2000}).Series)
+	require.Zero(t, count(cardinality.Query{Since: 2001, Until: 49_999}).Series)
+	require.Equal(t, int64(10), count(cardinality.Query{Since: 2001, Until: 50_000}).Series)
+
 	for i := range asks {
 		asks[i].All = false
 	}

@@ -16,6 +16,7 @@ type meter struct {
 	mu               sync.Mutex // guards all below
 	start            time.Time  // of the current window
 	current, earlier int        // counts of the current window and of the one before
+	total            int64      // of all windows
 }
 
 // meterWindow is the time that a rate is taken over.
@@ -26,6 +27,14 @@ func (m *meter) add(n int, now time.Time) {
 	defer m.mu.Unlock()
 	m.turn(now)
 	m.current += n
+	m.total += int64(n)
+}
+
+// sum returns all that has come.
+func (m *meter) sum() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.total
 }
 
 // perSecond returns the rate over the last meterWindow, as if what came in the window before had come evenly.

@@ -96,6 +96,7 @@ func (r *Reader) Register(mux *http.ServeMux) {
 		mux.Handle(prefix+federate.path, http.StripPrefix(prefix, r.guard(&federate)))
 	}
 	r.registerActive(mux)
+	r.registerTenants(mux)
 }
 
 // newAPI makes Prometheus' own API over the reader.

@@ -186,6 +186,7 @@ type Reader struct {
 	now      func() time.Time
 	registry *registry
 	tracker  atomic.Pointer[tracker] // nil while Run does not run
+	known    *known                  // nil: nothing is told about tenants
 	queried  *queried.Tracker        // nil = nothing is counted
 	peers    chan struct{}           // one for each question of another reader that is being answered
 

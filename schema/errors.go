@@ -81,6 +81,7 @@ const (
 	ErrSamplesLost          ErrorID = "err-sluice-samples-lost"
 	ErrStrongRead           ErrorID = "err-sluice-strong-read"
 	ErrBlockUnreadable      ErrorID = "err-sluice-block-unreadable"
+	ErrBlockNotFound        ErrorID = "err-sluice-block-not-found"
 	ErrNotReady             ErrorID = "err-sluice-not-ready"
 
 	// What a query may do.
@@ -116,7 +117,7 @@ func ErrorIDs() []ErrorID {
 		ErrTooManyHAClusters,
 		ErrIngestionRate, ErrHistogramRate, ErrRequestRate, ErrOverloaded, ErrLogDown, ErrShuttingDown,
 		ErrMaxSeriesPerUser, ErrMaxSeriesPerMetric,
-		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrNotReady,
+		ErrQueryTooLong, ErrQueryTooDeep, ErrPartitionUnavailable, ErrCoverage, ErrSamplesLost, ErrStrongRead, ErrBlockUnreadable, ErrBlockNotFound, ErrNotReady,
 		ErrMaxSeriesPerQuery, ErrMaxChunksPerQuery, ErrMaxChunkBytesPerQuery, ErrMaxSamplesPerQuery, ErrMaxMemoryPerQuery, ErrMaxQueryLength,
 		ErrMaxResponseSize, ErrTooManyOutstanding, ErrQueryCanceled, ErrQueryNotFound, ErrPromQLExperimental,
 		ErrCardinalityDisabled, ErrCardinalityLabels, ErrActiveSeriesSize, ErrCardinalityTooLarge,

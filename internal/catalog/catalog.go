@@ -299,3 +299,43 @@ func (c *Catalog) Forget(ctx context.Context, tenant schema.Tenant, id ulid.ULID
 	}
 	return nil
 }
+
+// Totals is what the live blocks of a tenant are together.
+type Totals struct {
+	Blocks         int
+	Bytes          int64
+	Samples        uint64
+	Oldest, Newest int64 // ms: of the first sample, and behind the last one; 0 if there is no block
+}
+
+// Totals returns the totals of every tenant that has an entry, in whatever state. What has not changed since the last call is
+// not added up again.
+func (c *Catalog) Totals() map[schema.Tenant]Totals {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[schema.Tenant]Totals, len(c.state.tenants))
+	for tenant, t := range c.state.tenants {
+		if t.totals == nil {
+			t.add()
+		}
+		out[tenant] = *t.totals
+	}
+	return out
+}
+
+func (t *tenantState) add() {
+	sum := Totals{Blocks: len(t.live)}
+	first := true
+	for _, e := range t.live {
+		sum.Bytes += e.Bytes
+		sum.Samples += e.Samples
+		if first || e.MinTime < sum.Oldest {
+			sum.Oldest = e.MinTime
+		}
+		if first || e.MaxTime > sum.Newest {
+			sum.Newest = e.MaxTime
+		}
+		first = false
+	}
+	t.totals = &sum
+}

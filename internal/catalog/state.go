@@ -31,6 +31,7 @@ type tenantState struct {
 	sources   map[ulid.ULID]int         // by block: how many other known entries list it in Sources
 	live      map[ulid.ULID]*schema.BlockEntry
 	sorted    []*schema.BlockEntry // live in the order of Compare; nil = must be built. Handed out, so never changed.
+	totals    *Totals              // of live; nil = must be added up
 }
 
 func newState() *state {
@@ -228,7 +229,7 @@ func (t *tenantState) refresh(id ulid.ULID) {
 	default:
 		delete(t.live, id)
 	}
-	t.sorted = nil
+	t.sorted, t.totals = nil, nil
 }
 
 // sort builds the sorted view of live.

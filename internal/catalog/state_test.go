@@ -185,6 +185,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 					}
 				}
 			}
+			require.Equal(t, live, (&Catalog{state: s}).Totals()["t"].Blocks, "seed %d, %s", seed, name)
 			require.Equal(t, []int{live, replaced, dead}, []int{s.blocks, s.replaced, s.tombstones}, "seed %d, %s: totals", seed, name)
 		}
 	}
@@ -287,4 +288,23 @@ func TestZonesTogether(t *testing.T) {
 			require.Empty(t, s.partitions)
 		})
 	}
+}
+
+// TestTotals: they follow each change, and are of live blocks alone.
+func TestTotals(t *testing.T) {
+	s := newState()
+	c := &Catalog{state: s}
+	put := func(letter rune, e schema.BlockEntry) {
+		e.ID, e.Tenant, e.State = id(letter), "t", schema.BlockLive
+		s.apply(event{tenant: "t", id: e.ID, entry: &e}, 0)
+	}
+	require.Empty(t, c.Totals())
+	put('a', schema.BlockEntry{MinTime: 10, MaxTime: 20, Bytes: 1, Samples: 5})
+	require.Equal(t, map[schema.Tenant]Totals{"t": {1, 1, 5, 10, 20}}, c.Totals())
+	put('b', schema.BlockEntry{MinTime: -5, MaxTime: 15, Bytes: 2, Samples: 6})
+	require.Equal(t, Totals{2, 3, 11, -5, 20}, c.Totals()["t"])
+	put('m', schema.BlockEntry{MinTime: -5, MaxTime: 20, Bytes: 2, Samples: 10, Replaces: []ulid.ULID{id('a'), id('b')}})
+	require.Equal(t, Totals{1, 2, 10, -5, 20}, c.Totals()["t"])
+	s.apply(event{tenant: "t", id: id('m'), entry: &schema.BlockEntry{ID: id('m'), Tenant: "t", State: schema.BlockDeleted, Replaces: []ulid.ULID{id('a'), id('b')}}}, 0)
+	require.Equal(t, Totals{}, c.Totals()["t"])
 }

@@ -13,7 +13,7 @@ import (
 // TestCardinality: question and answer arrive as they were.
 func TestCardinality(t *testing.T) {
 	src := &fakeSource{}
-	q := cardinality.Query{Since: 5, All: true, Pairs: true, Values: []string{"i"}, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "i", "1|2")}}
+	q := cardinality.Query{Since: 5, Until: 6, All: true, Pairs: true, Values: []string{"i"}, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "i", "1|2")}}
 	asks := []Ask{{Partition: 3, From: 7, Wait: 9, All: true}}
 	want, err := src.Cardinality(context.Background(), "acme", q, asks)
 	require.NoError(t, err)
@@ -22,6 +22,7 @@ func TestCardinality(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 	require.Equal(t, asks, src.asks)
+	require.Equal(t, []int64{5, 6}, []int64{src.counted.Since, src.counted.Until})
 	require.Equal(t, int64(3), got.Labels["i"].Series)
 	require.Len(t, got.Labels["i"].Values, 3)
 }

@@ -37,6 +37,7 @@ type fakeSource struct {
 	db      storage.Queryable
 	openErr error
 	wrap    func(storage.SeriesSet) storage.SeriesSet
+	counted cardinality.Query
 	asks    []Ask
 	tenant  schema.Tenant
 	found   []exemplar.QueryResult
@@ -61,7 +62,7 @@ func (s *fakeSource) Metadata(context.Context, schema.Tenant, string) (map[strin
 }
 
 func (s *fakeSource) Cardinality(_ context.Context, tenant schema.Tenant, q cardinality.Query, asks []Ask) (*cardinality.Result, error) {
-	s.asks, s.tenant = asks, tenant
+	s.asks, s.tenant, s.counted = asks, tenant, q
 	c := cardinality.NewCounter(q)
 	for _, i := range []string{"1", "2", "3"} {
 		if err := c.Add(labels.FromStrings("__name__", "m", "i", i)); err != nil {

@@ -19,8 +19,16 @@ import (
 //	<offset> <log time> <holder> releases since=<offset> until=<log time>        (holder "-": an operator's)
 func follow(t *testing.T, records ...string) (told []string) {
 	s := New(nil, "follower", slog.New(slog.DiscardHandler), nil)
+	v := NewView("x", slog.New(slog.DiscardHandler))
 	for _, text := range records {
-		s.apply(parse(t, text))
+		rec := parse(t, text)
+		s.apply(rec)
+		v.Apply(rec)
+		holder := ""
+		if e, ok := s.entries["x"]; ok && e.expires > rec.Time {
+			holder = e.holder
+		}
+		require.Equal(t, holder, v.Holder("x"), "who only looks sees the same, after %s", text)
 		if e, ok := s.entries["x"]; ok {
 			told = append(told, fmt.Sprintf("%s until %d", e.holder, e.expires))
 		} else {
@@ -194,4 +202,17 @@ func FuzzDecode(f *testing.F) {
 			require.NotEmpty(t, e.holder)
 		}
 	})
+}
+
+func TestViewOfItsPrefix(t *testing.T) {
+	v := NewView("other/", slog.New(slog.DiscardHandler))
+	v.Apply(parse(t, "0 100 a#1 claims 30"))
+	require.Empty(t, v.Holder("x"))
+	v = NewView("", slog.New(slog.DiscardHandler))
+	v.Apply(parse(t, "0 100 a#1 claims 30"))
+	require.Equal(t, "a", v.Holder("x"), "the process")
+	v.Apply(&log.Record{Key: []byte("anything"), Time: 130})
+	require.Empty(t, v.Holder("x"), "time has passed")
+	v.Apply(&log.Record{Key: []byte("lease/x"), Value: []byte("{"), Time: 131})
+	require.Empty(t, v.Holder("x"))
 }

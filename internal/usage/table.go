@@ -17,6 +17,7 @@ import (
 type Table struct {
 	table  *log.Table
 	logger *slog.Logger
+	counts bool // Known is not asked: hashes are not kept
 
 	mu      sync.RWMutex
 	sources map[int32]map[string]*source // by partition and instance
@@ -85,6 +86,13 @@ func (v *View) Others(producer uint32) int {
 func NewTable(l log.Log, logger *slog.Logger) *Table {
 	t := &Table{logger: logger, sources: map[int32]map[string]*source{}, views: map[schema.Tenant]*View{}}
 	t.table = log.NewTable(l, log.TopicControl, t.apply)
+	return t
+}
+
+// NewCounts makes a table for somebody who wants numbers only: it keeps no series, and to it Known is always false.
+func NewCounts(l log.Log, logger *slog.Logger) *Table {
+	t := NewTable(l, logger)
+	t.counts = true
 	return t
 }
 
@@ -210,7 +218,7 @@ func (t *Table) applySummary(k key, value []byte) error {
 func (c *content) is(run uint64, version uint32) bool { return c.run == run && c.version == version }
 
 func (t *Table) applyChunk(k key, value []byte) error {
-	if value == nil {
+	if value == nil || t.counts {
 		return nil // a summary says what holds
 	}
 	ch, err := decodeChunk(value)
@@ -319,6 +327,43 @@ func (t *Table) view(tenant schema.Tenant) *View {
 
 func (p *part) complete() bool {
 	return p.summary.Limited && p.known.is(p.summary.Run, p.summary.Version) && p.known.total >= p.summary.Known
+}
+
+// Total is the use of a tenant in two numbers.
+type Total struct {
+	Series  int64 // active, over all partitions
+	InHeads int64 // in heads that are growing
+}
+
+// Totals returns the use of every tenant that anybody speaks of.
+func (t *Table) Totals() map[schema.Tenant]Total {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := map[schema.Tenant]Total{}
+	for _, of := range t.sources {
+		tenants := 0
+		for _, s := range of {
+			tenants = max(tenants, len(s.tenants))
+		}
+		most := make(map[schema.Tenant]*summary, tenants) // in the partition
+		for _, s := range of {
+			if s.stale {
+				continue
+			}
+			for tenant, p := range s.tenants {
+				if m := most[tenant]; m == nil || p.summary.Series > m.Series {
+					most[tenant] = &p.summary
+				}
+			}
+		}
+		for tenant, m := range most {
+			sum := out[tenant]
+			sum.Series += m.Series
+			sum.InHeads += m.InHeads
+			out[tenant] = sum
+		}
+	}
+	return out
 }
 
 // Applied returns the furthest offset before which everything in the partition has been told, and the log time of the last

@@ -228,6 +228,44 @@ func TestZones(t *testing.T) {
 	require.Zero(t, o.View("a").Series)
 }
 
+// Who wants numbers only has the same numbers, and keeps no series.
+func TestCounts(t *testing.T) {
+	o, counts := newTopic(t), NewCounts(nil, slog.New(slog.DiscardHandler))
+	a, b := NewTracker(), NewTracker()
+	for _, tr := range []*Tracker{a, b} {
+		tr.Tick(o.now)
+		tr.Limit("a", limit(1000))
+		mark(tr, "a", 0, 100)
+		mark(tr, "b", 0, 3)
+	}
+	mark(b, "a", 100, 120)
+	o.take(a.Collect(Source{Instance: "zone-a", Partition: 0}, true))
+	o.take(b.Collect(Source{Instance: "zone-b", Partition: 0}, true))
+	o.take(a.Collect(Source{Instance: "zone-a", Partition: 1}, true))
+	mark(a, "c", 0, 1)
+	o.take(a.Collect(Source{Instance: "zone-a", Partition: 2}, true))
+	for _, r := range o.recs {
+		counts.apply(&r)
+	}
+	want := map[schema.Tenant]Total{}
+	for _, tenant := range []schema.Tenant{"a", "b", "c"} {
+		v := o.View(tenant)
+		want[tenant] = Total{v.Series, v.InHeads}
+	}
+	require.EqualValues(t, 120, want["a"].Series, "a partition counts once, as who has counted most says")
+	require.Equal(t, want, o.Totals())
+	require.Equal(t, want, counts.Totals())
+	require.Equal(t, o.View("a").Metrics, counts.View("a").Metrics)
+	require.True(t, o.Known("a", hashOf(1), 0))
+	require.False(t, counts.Known("a", hashOf(1), 0))
+
+	o.now += staleAfter + 1
+	o.take(b.Collect(Source{Instance: "zone-b", Partition: 0}, true))
+	require.EqualValues(t, 120, o.Totals()["a"].Series)
+	o.take(b.Withdraw(Source{Instance: "zone-b", Partition: 0}))
+	require.NotContains(t, o.Totals(), schema.Tenant("b"), "the other one is not heard any more")
+}
+
 // A consumer that starts again says everything anew; what it does not say any more is gone.
 func TestAnotherRun(t *testing.T) {
 	o := newTopic(t)

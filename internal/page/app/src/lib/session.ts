@@ -118,7 +118,9 @@ export class Session {
       this.failure = undefined
       // A tenant chosen earlier, by somebody else in this browser, may not be this user's.
       const a = this.access
-      if (a.users && this.chosen && a.patterns.length === 0 && !a.tenants.includes(this.chosen) && !this.chosen.includes('|')) this.chosen = ''
+      // The list may be cut.
+      const whole = a.tenants.length >= a.tenants_total && a.patterns.length === 0
+      if (a.users && this.chosen && whole && !a.tenants.includes(this.chosen) && !this.chosen.includes('|')) this.chosen = ''
       if (a.users && !this.chosen && !a.default_tenant) this.chosen = a.tenants[0] ?? ''
     } catch (err) {
       if (!(err instanceof ApiError && err.status === 401)) this.failure = err as Error

@@ -232,8 +232,8 @@ export function Meter({ value, max, label, plain }: { value: number; max: number
   const tone = plain ? 'ok' : share >= 1 ? 'critical' : share >= 0.8 ? 'warning' : 'ok'
   return (
     <svg class={`meter ${tone}`} viewBox="0 0 100 6" preserveAspectRatio="none" role="img" aria-label={label}>
-      <rect class="room" width="100" height="6" rx="2" />
-      <rect class="used" width={share * 100} height="6" rx="2" />
+      <rect class="room" width="100" height="6" />
+      <rect class="used" width={share * 100} height="6" />
     </svg>
   )
 }

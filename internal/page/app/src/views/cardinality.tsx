@@ -31,6 +31,7 @@ export function Cardinality() {
   if (!session.hasTenant && s.by !== 'tenants') return <Empty>Choose a tenant, at the top of the page.</Empty>
   return (
     <div class="cardinality">
+      <h1 class="visually-hidden">Cardinality of {session.tenantName}</h1>
       <nav class="tabs" aria-label="Cardinality by">
         {tabs
           .filter(([by]) => by !== 'tenants' || (session.may('admin') && session.access?.tenancy !== 'off'))

@@ -24,6 +24,16 @@ test('thousands of blocks become as many marks as there are pixels, and none is 
   for (const m of band!.marks) expect(m.width).toBeGreaterThanOrEqual(1)
 })
 
+test('an overlap of less than a pixel needs no lane of its own', () => {
+  expect(layout([block(0, 5001), block(5000, 10_000)], 0, 10_000, 100)[0]!.lanes).toBe(1)
+  expect(layout([block(0, 5001), block(5000, 10_000)], 4990, 5010, 100)[0]!.lanes).toBe(2)
+})
+
+test('what is drawn as one stays small enough to tell where it is', () => {
+  const [band] = layout(Array.from({ length: 5000 }, (_, i) => block(i * 10, i * 10 + 10)), 0, 50_000, 500)
+  for (const m of band!.marks) expect(m.width).toBeLessThan(12)
+})
+
 test('a narrow block far from others is a mark of its own', () => {
   const [band] = layout([block(0, 1), block(900_000, 900_001)], 0, 1_000_000, 100)
   expect(band!.marks).toHaveLength(2)

@@ -25,8 +25,9 @@ export interface Band {
 /** More lanes than this cannot be told apart. */
 export const maxLanes = 24
 
-/** What is narrower than this is drawn together with its neighbours. */
+/** What is narrower than this is drawn together with its neighbours, until they are as wide as joined. */
 const narrow = 2
+const joined = 8
 
 /** The bands of the blocks that touch [from, to), the highest level first. */
 export function layout(blocks: readonly Block[], from: number, to: number, width: number): Band[] {
@@ -46,18 +47,20 @@ function band(group: Block[], from: number, to: number, width: number): Band {
   const scale = width / Math.max(1, to - from)
   const x = (t: number) => Math.min(Math.max((t - from) * scale, 0), width)
   group.sort((a, b) => a.min_time - b.min_time || b.max_time - a.max_time || (a.id < b.id ? -1 : 1))
+  const slack = 1 / scale // an overlap that nobody can see needs no other lane
   const ends: number[] = [] // of each lane, time
   const last: (Mark | undefined)[] = [] // of each drawn lane
   const marks: Mark[] = []
   for (const b of group) {
-    let lane = ends.findIndex((end) => end <= b.min_time)
+    let lane = ends.findIndex((end) => end <= b.min_time + slack)
     if (lane < 0) lane = ends.length
     ends[lane] = b.max_time
     const drawn = Math.min(lane, maxLanes - 1)
     const left = x(b.min_time)
     const right = Math.max(x(b.max_time), left + 1)
     const before = last[drawn]
-    const joins = before !== undefined && left - (before.x + before.width) < 1 && (right - left < narrow || before.width < narrow || lane !== drawn)
+    const room = before === undefined ? 1 : left - (before.x + before.width)
+    const joins = before !== undefined && room < 1 && (lane !== drawn || room <= -1 || (before.width < joined && (right - left < narrow || before.width < narrow)))
     if (joins) {
       before.blocks.push(b)
       before.width = Math.max(before.width, right - before.x)

@@ -18,7 +18,7 @@ const places = [
   ['write', 'Remote write'],
   ['sluice', 'Sluice'],
   ['operator', 'Operator'],
-  ['otel', 'OpenTelemetry'],
+  ['otel', 'OTel'],
 ] as const
 
 const effect: Record<Place, string> = {
@@ -26,7 +26,7 @@ const effect: Record<Place, string> = {
   write: 'Prometheus keeps it and does not send it: its own rules and alerts can still use it.',
   sluice: 'Sluice drops it as it comes in, whoever sends it. Senders get a success; it takes effect some 20 seconds after the limits file was changed, without a restart.',
   operator: 'As at the scrape, in a ServiceMonitor or (under podMetricsEndpoints) a PodMonitor of the Prometheus operator.',
-  otel: 'The Collector knows metrics by the names that senders gave them: before dots became underscores and units and _total were added. Check the names.',
+  otel: 'The OpenTelemetry Collector knows metrics by the names that senders gave them: before dots became underscores and units and _total were added. Check the names.',
 }
 
 /** Rules that take a subject away, for the places where that can be done, and what they would save. */

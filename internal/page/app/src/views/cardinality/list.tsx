@@ -6,7 +6,7 @@ import { href, setParams } from '../../lib/route'
 import type { List, Row } from './data'
 import { expressionOf, limits, partHref } from './state'
 import type { Part, Sort, State } from './state'
-import { Growth, Share, Trend, percent } from './trend'
+import { Growth, Measured, Name, Trend, percent } from './trend'
 
 /** Opens the rules for a part: they have parameters of their own beside those of the view. */
 export const askRules = (p: Part) => setParams({ 'r.metric': p.metric, 'r.label': p.label, 'r.value': p.value, rules: '1' }, false)
@@ -39,7 +39,7 @@ export function SeriesList(props: { what: 'metrics' | 'labels' | 'values'; found
       by: (r) => r.name,
       cell: (r) => (
         <a class="name mono" href={partHref(s.by, props.partOf(r.name), s)}>
-          {r.name === '' ? '(empty)' : r.name}
+          {r.name === '' ? '(empty)' : <Name text={r.name} />}
         </a>
       ),
     },
@@ -50,12 +50,7 @@ export function SeriesList(props: { what: 'metrics' | 'labels' | 'values'; found
       number: true,
       by: (r) => r.series,
       hint: windows ? 'Series in the window that had most' : '',
-      cell: (r) => (
-        <span class="measured">
-          {exact(r.series)}
-          <Share part={r.series} of={top} />
-        </span>
-      ),
+      cell: (r) => <Measured value={r.series} of={top} />,
     },
   ]
   if (windows) {
@@ -80,6 +75,7 @@ export function SeriesList(props: { what: 'metrics' | 'labels' | 'values'; found
           {w}
         </Notice>
       ))}
+      {windows && data.rows.length > 0 && windows.filter((w) => w.source).length < 2 && <p class="hint">Series are known of one window only, so there is no growth to see yet.</p>}
       {data.truncated && <Notice>There are more than could be counted: what has few series may be missing.</Notice>}
       {data.rows.length === 0 ? (
         <Empty>

@@ -1,5 +1,5 @@
 import { Empty, Failure, Table, Waiting } from '../../ui'
-import { exact, rate } from '../../lib/format'
+import { rate } from '../../lib/format'
 import { useLoad } from '../../lib/hooks'
 import { href } from '../../lib/route'
 import { session } from '../../lib/session'
@@ -8,7 +8,7 @@ import { pairs } from './data'
 import { More, PartActions } from './list'
 import { partHref } from './state'
 import type { State } from './state'
-import { Share, percent } from './trend'
+import { Measured, Name, percent } from './trend'
 
 /** The pairs of a label and a value that most series have. */
 export function Pairs({ state }: { state: State }) {
@@ -28,18 +28,13 @@ export function Pairs({ state }: { state: State }) {
           id={(p) => `${p.label}=${p.value}`}
           sort="series"
           columns={[
-            { name: 'pair', title: 'Label and value', by: (p) => `${p.label}=${p.value}`, cell: (p) => <a class="name mono" href={partHref('labels', { label: p.label, value: p.value }, state)}>{`${p.label}=${JSON.stringify(p.value)}`}</a> },
+            { name: 'pair', title: 'Label and value', by: (p) => `${p.label}=${p.value}`, cell: (p) => <a class="name mono" href={partHref('labels', { label: p.label, value: p.value }, state)}><Name text={`${p.label}=${JSON.stringify(p.value)}`} /></a> },
             {
               name: 'series',
               title: 'Series',
               number: true,
               by: (p) => p.series,
-              cell: (p) => (
-                <span class="measured">
-                  {exact(p.series)}
-                  <Share part={p.series} of={top} />
-                </span>
-              ),
+              cell: (p) => <Measured value={p.series} of={top} />,
             },
             { name: 'share', title: 'Share', number: true, cell: (p) => percent(p.series, data.all) },
             { name: 'actions', title: <span class="visually-hidden">What to do</span>, cell: (p) => <PartActions part={{ label: p.label, value: p.value }} name={`${p.label}=${p.value}`} /> },
@@ -72,7 +67,7 @@ export function Heaviest({ state }: { state: State }) {
               title: 'Tenant',
               cell: (t) => (
                 <a class="name mono" href={href('cardinality', { tenant: t.tenant })} aria-current={t.tenant === session.tenantName ? 'true' : undefined}>
-                  {t.tenant}
+                  <Name text={t.tenant} />
                 </a>
               ),
             },
@@ -80,12 +75,7 @@ export function Heaviest({ state }: { state: State }) {
               name: 'series',
               title: 'Active series',
               number: true,
-              cell: (t) => (
-                <span class="measured">
-                  {exact(t.active_series)}
-                  <Share part={t.active_series} of={top} />
-                </span>
-              ),
+              cell: (t) => <Measured value={t.active_series} of={top} />,
             },
             { name: 'rate', title: 'Samples', number: true, cell: (t) => rate(t.samples_per_second) },
             {

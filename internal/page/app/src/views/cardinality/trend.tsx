@@ -1,3 +1,4 @@
+import { Fragment } from 'preact'
 import { exact } from '../../lib/format'
 import type { Window } from './data'
 
@@ -35,14 +36,31 @@ export function Trend({ values, windows, label, large }: { values: readonly numb
   )
 }
 
-/** A bar as long as a share of the whole. */
-export function Share({ part, of }: { part: number; of: number }) {
-  const share = of > 0 ? Math.min(1, part / of) : 0
+/** A number, and a bar as long as its share of the largest. */
+export function Measured({ value, of }: { value: number; of: number }) {
+  const share = of > 0 ? Math.min(1, value / of) : 0
   return (
-    <svg class="share" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
-      <rect class="room" width="100" height="4" />
-      <rect class="used" width={share * 100} height="4" />
-    </svg>
+    <span class="measured">
+      <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
+        <rect class="room" width="100" height="4" />
+        <rect class="used" width={value > 0 ? Math.max(1, share * 100) : 0} height="4" />
+      </svg>
+      <span class="n">{exact(value)}</span>
+    </span>
+  )
+}
+
+/** A long name, which may be broken where its words end. */
+export function Name({ text }: { text: string }) {
+  return (
+    <>
+      {text.split(/(?<=[_./:,=-])(?=[^_./:,=-])/).map((word, i) => (
+        <Fragment key={i}>
+          {i > 0 && <wbr />}
+          {word}
+        </Fragment>
+      ))}
+    </>
   )
 }
 
@@ -57,9 +75,12 @@ export const percent = (part: number, of: number): string => {
 export function Growth({ first, last }: { first: number; last: number }) {
   const by = last - first
   if (by === 0) return <span class="growth none">0</span>
-  const share = first === 0 ? 'new' : last === 0 ? 'gone' : `${by > 0 ? '+' : '−'}${percent(Math.abs(by), first)}`
+  const part = percent(Math.abs(by), first)
+  const share = first === 0 ? 'new' : last === 0 ? 'gone' : part.startsWith('<') ? part : `${by > 0 ? '+' : '−'}${part}`
+  // Only what changed much has a colour: most numbers of series change a little all the time.
+  const much = first === 0 || Math.abs(by) >= first * 0.2
   return (
-    <span class={`growth ${by > 0 ? 'up' : 'down'}`}>
+    <span class={much ? `growth ${by > 0 ? 'up' : 'down'}` : 'growth'}>
       {by > 0 ? '+' : '−'}
       {exact(Math.abs(by))} <small>{share}</small>
     </span>

@@ -9,7 +9,7 @@ import { RulesDrawer } from './drawer'
 import { PartActions, More } from './list'
 import { partHref } from './state'
 import type { State } from './state'
-import { Share, percent } from './trend'
+import { Measured, Name, percent } from './trend'
 
 const everSince = (s: number) => Date.now() / 1000 - s
 
@@ -76,18 +76,13 @@ export function Unqueried({ state }: { state: State }) {
                   title: <span class="visually-hidden">Chosen</span>,
                   cell: (r) => <input type="checkbox" aria-label={`Choose ${r.metricName}`} checked={chosen.has(r.metricName)} onChange={() => toggle(r.metricName)} />,
                 },
-                { name: 'metric', title: 'Metric', by: (r) => r.metricName, cell: (r) => <a class="name mono" href={partHref('metrics', { metric: r.metricName }, state)}>{r.metricName}</a> },
+                { name: 'metric', title: 'Metric', by: (r) => r.metricName, cell: (r) => <a class="name mono" href={partHref('metrics', { metric: r.metricName }, state)}><Name text={r.metricName} /></a> },
                 {
                   name: 'series',
                   title: 'Series',
                   number: true,
                   by: (r) => r.series,
-                  cell: (r) => (
-                    <span class="measured">
-                      {exact(r.series)}
-                      <Share part={r.series} of={top} />
-                    </span>
-                  ),
+                  cell: (r) => <Measured value={r.series} of={top} />,
                 },
                 ...(never
                   ? []

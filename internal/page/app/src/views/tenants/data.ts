@@ -51,7 +51,7 @@ export interface TenantStatus {
   limits: Record<string, LimitValue>
   source?: { class?: string; override?: boolean }
   usage: Record<string, number>
-  top_metrics?: { metric: string; series: number }[] | null
+  top_metrics?: { name: string; series: number }[] | null
   rejects?: Reject[] | null
   ha?: HACluster[] | null
 }

@@ -3,11 +3,11 @@ import type { Column } from '../../ui'
 import { ago, bytes, count, exact, rate, time } from '../../lib/format'
 import { useLoad } from '../../lib/hooks'
 import { href, setParams, usePlace } from '../../lib/route'
-import { Share } from '../cardinality/trend'
+import { Measured, Name } from '../cardinality/trend'
 import { listTenants } from './data'
 import type { TenantRow, TenantSort } from './data'
 
-const pageSize = 100
+const pageSize = 50
 const sorts: readonly TenantSort[] = ['active_series', 'samples_per_second', 'block_bytes', 'rejected', 'tenant']
 
 /** All tenants of the installation. The server sorts, searches and pages: there may be thousands. */
@@ -27,7 +27,7 @@ export function TenantList() {
       by: (t) => t.tenant,
       cell: (t) => (
         <a class="name mono" href={href('tenants', { tenant: t.tenant, show: 'tenant' })}>
-          {t.tenant}
+          <Name text={t.tenant} />
         </a>
       ),
     },
@@ -36,12 +36,7 @@ export function TenantList() {
       title: 'Active series',
       number: true,
       by: (t) => t.active_series,
-      cell: (t) => (
-        <span class="measured">
-          {exact(t.active_series)}
-          <Share part={t.active_series} of={top} />
-        </span>
-      ),
+      cell: (t) => <Measured value={t.active_series} of={top} />,
     },
     { name: 'head_series', title: 'In heads', number: true, hint: 'Series of the generations that are growing', cell: (t) => count(t.head_series) },
     { name: 'samples_per_second', title: 'Samples', number: true, by: (t) => t.samples_per_second ?? 0, cell: (t) => rate(t.samples_per_second) },
@@ -54,13 +49,16 @@ export function TenantList() {
       number: true,
       by: (t) => t.rejected ?? 0,
       hint: 'Samples that were refused since the producers started',
-      cell: (t) => (t.rejected ? <span title={`Last at ${time(t.last_rejected)}`}>{`${count(t.rejected)}, ${ago(t.last_rejected)}`}</span> : '0'),
+      cell: (t) => count(t.rejected),
     },
+    { name: 'last_rejected', title: 'Last refused', number: true, cell: (t) => (t.last_rejected ? <span title={time(t.last_rejected)}>{ago(t.last_rejected)}</span> : '–') },
   ]
   const last = offset + rows.length
   return (
+    <div class="tenant-page">
+    <h1 class="visually-hidden">Tenants</h1>
     <Panel
-      title="Tenants"
+      title="All tenants"
       actions={<SearchField label="Search tenants" placeholder="Part of a name" value={search} onChange={(v) => setParams({ search: v, from: undefined })} />}
     >
       {found.error && <Failure error={found.error} retry={found.reload} />}
@@ -93,5 +91,6 @@ export function TenantList() {
         </nav>
       )}
     </Panel>
+    </div>
   )
 }

@@ -6,7 +6,7 @@ import { href, setParams, usePlace } from '../../lib/route'
 import { session } from '../../lib/session'
 import { PartActions } from '../cardinality/list'
 import { RulesDrawer } from '../cardinality/drawer'
-import { Share, percent } from '../cardinality/trend'
+import { Measured, Name, percent } from '../cardinality/trend'
 import { blocksSummary, cancelQuery, queriesOf, tenantStatus } from './data'
 import type { HACluster, Reject, TenantStatus } from './data'
 import { alertsOf, isBurst, isSilent, limitText, limitsLike, sourceText, usesOf } from './limits'
@@ -34,11 +34,7 @@ export function TenantPage({ back }: { back: boolean }) {
       {!status && !found.error && <Waiting />}
       {status && (
         <>
-          {alertsOf(status, found.at || Date.now()).map((a) => (
-            <Notice key={a.text} tone={a.tone}>
-              {a.text}
-            </Notice>
-          ))}
+          <Alerts status={status} now={found.at || Date.now()} />
           <div class="halves">
             <div>
               <Usage status={status} />
@@ -56,6 +52,26 @@ export function TenantPage({ back }: { back: boolean }) {
         </>
       )}
     </div>
+  )
+}
+
+/** What somebody should know, in one place. */
+function Alerts({ status, now }: { status: TenantStatus; now: number }) {
+  const alerts = alertsOf(status, now)
+  if (alerts.length === 0) return null
+  return (
+    <Notice tone={alerts[0]!.tone}>
+      <ul class="alerts">
+        {alerts.map((a) => (
+          <li key={a.text}>
+            <span class={`sign ${a.tone}`} aria-hidden="true">
+              {a.tone === 'critical' ? '■' : '▲'}
+            </span>
+            {a.text}
+          </li>
+        ))}
+      </ul>
+    </Notice>
   )
 }
 
@@ -90,7 +106,7 @@ function UseLine({ use: u }: { use: Use }) {
       </span>
       <span class="how-much" title={`${exact(Math.round(u.used))} of ${u.limit === 0 ? 'any number' : exact(u.limit)}`}>
         <strong>{u.format(u.used)}</strong> {of}
-        {u.share !== undefined && <span class={u.share >= 1 ? 'percent critical' : u.share >= 0.8 ? 'percent warning' : 'percent'}>{percent(u.used, u.limit)}</span>}
+        <span class={u.share === undefined ? 'percent' : u.share >= 1 ? 'percent critical' : u.share >= 0.8 ? 'percent warning' : 'percent'}>{u.share !== undefined && percent(u.used, u.limit)}</span>
       </span>
       {u.share !== undefined && <Meter value={u.used} max={u.limit} label={`${u.what}: ${percent(u.used, u.limit)} of the limit`} />}
     </li>
@@ -112,11 +128,10 @@ function Limits({ status, search }: { status: TenantStatus; search: string }) {
             rows={all}
             id={([name]) => name}
             columns={[
-              { name: 'limit', title: 'Limit', cell: ([name]) => <code class="limit-name">{name}</code> },
+              { name: 'limit', title: 'Limit', cell: ([name]) => <code class="limit-name"><Name text={name} /></code> },
               {
                 name: 'value',
                 title: 'Value',
-                number: true,
                 cell: ([name, value]) => (
                   <span class="limit-value">
                     {limitText(name, value)}
@@ -144,22 +159,17 @@ function TopMetrics({ status }: { status: TenantStatus }) {
         <Table
           label="Metrics with most series"
           rows={list}
-          id={(m) => m.metric}
+          id={(m) => m.name}
           columns={[
-            { name: 'metric', title: 'Metric', cell: (m) => <a class="name mono" href={href('cardinality', { metric: m.metric })}>{m.metric}</a> },
+            { name: 'metric', title: 'Metric', cell: (m) => <a class="name mono" href={href('cardinality', { metric: m.name })}><Name text={m.name} /></a> },
             {
               name: 'series',
               title: 'Series',
               number: true,
-              cell: (m) => (
-                <span class="measured">
-                  {exact(m.series)}
-                  <Share part={m.series} of={top} />
-                </span>
-              ),
+              cell: (m) => <Measured value={m.series} of={top} />,
             },
             { name: 'share', title: 'Share', number: true, cell: (m) => percent(m.series, total) },
-            { name: 'actions', title: <span class="visually-hidden">What to do</span>, cell: (m) => <PartActions part={{ metric: m.metric }} name={m.metric} /> },
+            { name: 'actions', title: <span class="visually-hidden">What to do</span>, cell: (m) => <PartActions part={{ metric: m.name }} name={m.name} /> },
           ]}
         />
       )}
@@ -233,14 +243,14 @@ function HA({ status, now }: { status: TenantStatus; now: number }) {
           descending={false}
           columns={[
             { name: 'cluster', title: 'Cluster', by: (c) => c.cluster, cell: (c) => <span class="mono">{c.cluster}</span> },
-            { name: 'replica', title: 'Elected replica', by: (c) => c.replica, cell: (c) => <span class="mono">{c.replica}</span> },
-            { name: 'elected', title: 'Since', by: (c) => c.elected_at, cell: (c) => <span title={`${time(c.elected_at)}${c.epoch === undefined ? '' : `, election ${c.epoch}`}`}>{ago(c.elected_at)}</span> },
             {
               name: 'received',
               title: 'Last received',
               by: (c) => c.received_at,
               cell: (c) => (isSilent(c, now) ? <Badge tone="warning" title={time(c.received_at)}>{`silent, ${ago(c.received_at)}`}</Badge> : <Badge tone="ok" title={time(c.received_at)}>{ago(c.received_at)}</Badge>),
             },
+            { name: 'replica', title: 'Elected replica', by: (c) => c.replica, cell: (c) => <span class="mono">{c.replica}</span> },
+            { name: 'elected', title: 'Since', by: (c) => c.elected_at, cell: (c) => <span title={`${time(c.elected_at)}${c.epoch === undefined ? '' : `, election ${c.epoch}`}`}>{ago(c.elected_at)}</span> },
             { name: 'timeout', title: 'Failover after', number: true, cell: (c) => seconds(c.failover_timeout) },
           ]}
         />

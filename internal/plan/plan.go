@@ -1,4 +1,8 @@
-package compactor
+// Package plan decides which blocks become one. In go the live blocks of one tenant, a time and the bounds of compactors;
+// out come the merges that are worth doing now, those that will be later, and why. It knows no clock, no log and no bucket,
+// so whoever has the catalogue comes to the same plan: compactors, who act on it, and readers, who show it. It also has
+// what the two must agree on beside it: the name of a merge, and the notes of blocks that no merge takes.
+package plan
 
 import (
 	"cmp"
@@ -9,7 +13,7 @@ import (
 	"sluice/schema"
 )
 
-// The planner decides which blocks become one. It knows nothing but a time and the live blocks of one tenant.
+// The rules.
 //
 // Time is cut into windows aligned to the epoch, of 2 h, 12 h and 24 h by default: each kind consists of whole windows of
 // the kind before. A window is closed a settle time after its end, when the partitions have shipped what they had of it.
@@ -29,13 +33,36 @@ import (
 //     and whose smallest window among 2, 4, 8 … times the largest kind is the same one.
 //   - Downsampled blocks of a foreign writer are left alone.
 
-// PlanConfig bounds and shapes the plan. Times are in ms.
-type PlanConfig struct {
+// Config bounds and shapes the plan. Times are in ms.
+type Config struct {
 	Ranges       []int64 // lengths of the windows, ascending, each a multiple of the one before
 	Settle       int64   // a window is closed this long after its end
 	MaxJobBytes  int64   // of all inputs together; 0 = no bound
 	MaxJobSeries uint64  // of all inputs together, counted once for each; 0 = no bound
 }
+
+// Default is what a compactor goes by that is told nothing else: windows of 2 h, 12 h and 24 h, closed two and a half hours
+// after their end, merges of up to 32 GiB and 20 million series.
+func Default() Config {
+	const minute = 60 * 1000
+	return Config{
+		Ranges: []int64{120 * minute, 720 * minute, 1440 * minute}, Settle: 150 * minute,
+		MaxJobBytes: 32 << 30, MaxJobSeries: 20_000_000,
+	}
+}
+
+// Valid says whether one can plan with it. What another process has told may be anything.
+func (c *Config) Valid() bool {
+	for i, r := range c.Ranges {
+		if r < 1 || r > maxRange || i > 0 && (r <= c.Ranges[i-1] || r%c.Ranges[i-1] != 0) {
+			return false
+		}
+	}
+	return len(c.Ranges) > 0 && len(c.Ranges) <= 20 && c.Settle >= 0 && c.Settle <= maxRange && c.MaxJobBytes >= 0
+}
+
+// maxRange is ten years, in ms.
+const maxRange = 10 * 366 * 24 * 3600 * 1000
 
 // Job is one merge: the blocks, in order of rank, that become one.
 type Job struct {
@@ -43,10 +70,10 @@ type Job struct {
 	Blocks     []*schema.BlockEntry
 }
 
-// Plan returns what is worth merging at the time now (ms), the smallest windows first: they mend what slows queries most
+// Jobs returns what is worth merging at the time now (ms), the smallest windows first: they mend what slows queries most
 // and cost least. entries are the live, readable blocks of one tenant, in any order. tooLarge are windows whose blocks
 // overlap but exceed the bounds.
-func Plan(now int64, entries []*schema.BlockEntry, cfg PlanConfig) (jobs, tooLarge []Job) {
+func Jobs(now int64, entries []*schema.BlockEntry, cfg Config) (jobs, tooLarge []Job) {
 	p := planner{now: now, cfg: cfg}
 	largest := cfg.Ranges[len(cfg.Ranges)-1]
 	windows := map[int64][]*schema.BlockEntry{}
@@ -79,7 +106,7 @@ func Plan(now int64, entries []*schema.BlockEntry, cfg PlanConfig) (jobs, tooLar
 
 type planner struct {
 	now            int64
-	cfg            PlanConfig
+	cfg            Config
 	jobs, tooLarge []Job
 }
 

@@ -1,4 +1,4 @@
-package compactor
+package plan
 
 import (
 	"bytes"
@@ -81,7 +81,7 @@ func planText(t *testing.T, in string) string {
 			blocks = append(blocks, e)
 		}
 	}
-	jobs, tooLarge := Plan(now, blocks, cfg)
+	jobs, tooLarge := Jobs(now, blocks, cfg)
 	var b strings.Builder
 	for i, list := range [][]Job{jobs, tooLarge} {
 		for _, j := range list {
@@ -99,9 +99,9 @@ func planText(t *testing.T, in string) string {
 	return b.String()
 }
 
-func testPlanConfig() PlanConfig {
+func testPlanConfig() Config {
 	const h = int64(3600 * 1000)
-	return PlanConfig{Ranges: []int64{2 * h, 12 * h, 24 * h}, Settle: h / 2}
+	return Config{Ranges: []int64{2 * h, 12 * h, 24 * h}, Settle: h / 2}
 }
 
 func parseBlock(t *testing.T, f []string) *schema.BlockEntry {
@@ -186,7 +186,7 @@ func TestPlanProperties(t *testing.T) {
 		now := day0 + rng.Int64N(120*h)
 		for round := 0; ; round++ {
 			require.Less(t, round, 100, "seed %d: planning does not end", seed)
-			jobs, _ := Plan(now, blocks, cfg)
+			jobs, _ := Jobs(now, blocks, cfg)
 			if len(jobs) == 0 {
 				break
 			}
@@ -208,7 +208,7 @@ func TestPlanProperties(t *testing.T) {
 	}
 }
 
-func checkJob(t *testing.T, seed uint64, now int64, j Job, blocks []*schema.BlockEntry, cfg PlanConfig) {
+func checkJob(t *testing.T, seed uint64, now int64, j Job, blocks []*schema.BlockEntry, cfg Config) {
 	require.GreaterOrEqual(t, len(j.Blocks), 2, "seed %d", seed)
 	require.True(t, slices.IsSortedFunc(j.Blocks, func(a, b *schema.BlockEntry) int { return cmp.Compare(a.LogFrom, b.LogFrom) }), "seed %d: rank", seed)
 	var bytes int64
@@ -240,6 +240,6 @@ func BenchmarkPlan(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		Plan(day0+2000*24*h, blocks, testPlanConfig())
+		Jobs(day0+2000*24*h, blocks, testPlanConfig())
 	}
 }

@@ -1,1 +1,0 @@
-import{n as e,t}from"./index-rDm51M39.js";function n(){return e(t,{})}export{n as Cardinality};
