@@ -34,7 +34,7 @@ export class Guard {
       if (url.protocol.startsWith('http') && url.origin !== origin) this.found.push(`request to elsewhere: ${r.url()}`)
     })
     // The console tells of violations too, but not of those that are only reported.
-    await context.addInitScript(() => addEventListener('securitypolicyviolation', (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`)))
+    await context.addInitScript(() => addEventListener('securitypolicyviolation', (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI} ${e.sourceFile}:${e.lineNumber}:${e.columnNumber} ${e.sample}`)))
   }
 
   /** What was found and is not excused. */

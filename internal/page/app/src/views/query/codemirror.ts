@@ -91,6 +91,21 @@ const look = EditorView.theme({
   '.cm-diagnostic': { padding: '0.3rem 0.7rem', borderLeftWidth: '4px' },
 })
 
+/**
+ * Typing over a selection. Left to itself, Chromium gives the new text the style of what it replaces, as an attribute, which the content
+ * security policy refuses and the console tells of.
+ */
+const typedOver = EditorView.domEventHandlers({
+  beforeinput(e, view) {
+    const { from, to, empty } = view.state.selection.main
+    const text = e.data
+    if (empty || !text || e.inputType !== 'insertText' || view.composing) return false
+    const insert = () => view.state.update(view.state.replaceSelection(text), { userEvent: 'input.type', scrollIntoView: true })
+    if (!view.state.facet(EditorView.inputHandler).some((handle) => handle(view, from, to, text, insert))) view.dispatch(insert())
+    return true
+  },
+})
+
 /** Makes an editor in a place of the document. */
 export function mount(parent: HTMLElement, wishes: Wishes): Editor {
   const promql = new PromQLExtension()
@@ -124,6 +139,7 @@ export function mount(parent: HTMLElement, wishes: Wishes): Editor {
         keymap.of([...closeBracketsKeymap, ...defaultKeymap, ...historyKeymap, ...completionKeymap, ...lintKeymap]),
         placeholder('PromQL, for example: rate(http_requests_total[5m])'),
         EditorView.lineWrapping,
+        typedOver,
         EditorView.contentAttributes.of({ 'aria-label': wishes.label, spellcheck: 'false' }),
         syntaxHighlighting(colours),
         look,
