@@ -163,11 +163,14 @@ function OwnRate({ access }: { access: Access }) {
 
 const stageNames = ['producer', 'consumer', 'compactor', 'reader'] as const
 
+/** A process tells rates from its second announcement on. */
+const speed = (v: number | undefined, what: string) => (v === undefined ? 'starting' : `${rate(v)} ${what}`)
+
 /** What a stage does, in a few words. */
 function says(stage: (typeof stageNames)[number], all: Process[]): string {
   switch (stage) {
     case 'producer':
-      return `${rate(sum(all, (p) => p.producer?.samples_per_second))} samples in`
+      return speed(sum(all, (p) => p.producer?.samples_per_second), 'samples in')
     case 'consumer':
       return `${count(sum(all, (p) => p.consumer?.head_series))} series in memory`
     case 'compactor': {
@@ -175,7 +178,7 @@ function says(stage: (typeof stageNames)[number], all: Process[]): string {
       return due === 0 ? 'nothing is due' : `${plural(due, 'merge')} due`
     }
     case 'reader':
-      return `${rate(sum(all, (p) => p.reader?.queries_per_second))} queries`
+      return speed(sum(all, (p) => p.reader?.queries_per_second), 'queries')
   }
 }
 
