@@ -144,12 +144,17 @@ func (s lateSample) H() *histogram.Histogram {
 	return h
 }
 
-// FH is H for float histograms.
+// FH is H for histograms of both kinds: PromQL asks for floats whatever the sample is, and Prometheus' list series does not convert.
 func (s lateSample) FH() *histogram.FloatHistogram {
-	if s.fh == nil {
+	var fh *histogram.FloatHistogram
+	switch {
+	case s.fh != nil:
+		fh = s.fh.Copy()
+	case s.h != nil:
+		fh = s.h.ToFloat(nil)
+	default:
 		return nil
 	}
-	fh := s.fh.Copy()
 	if fh.CounterResetHint != histogram.GaugeType {
 		fh.CounterResetHint = histogram.UnknownCounterReset
 	}

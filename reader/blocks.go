@@ -66,7 +66,11 @@ type jobRow struct {
 type blocksAnswer struct {
 	Tenant   schema.Tenant `json:"tenant"`
 	Now      int64         `json:"now"`
-	Total    int           `json:"total"` // before the limit
+	Total    int           `json:"total"` // before the limit, as the next four
+	Bytes    int64         `json:"bytes"`
+	Samples  uint64        `json:"samples"`
+	Oldest   int64         `json:"oldest"` // sample; 0 = no block
+	Newest   int64         `json:"newest"`
 	Blocks   []blockRow    `json:"blocks"`
 	Jobs     []jobRow      `json:"jobs"`
 	TooLarge []jobRow      `json:"too_large"`
@@ -103,6 +107,12 @@ func (r *Reader) serveBlocks(req *http.Request, tenant schema.Tenant) (any, erro
 		if e.MinTime > end || e.MaxTime <= start {
 			continue
 		}
+		answer.Bytes += e.Bytes
+		answer.Samples += e.Samples
+		if answer.Total == 0 || e.MinTime < answer.Oldest {
+			answer.Oldest = e.MinTime
+		}
+		answer.Newest = max(answer.Newest, e.MaxTime-1)
 		if answer.Total++; len(answer.Blocks) < limit {
 			answer.Blocks = append(answer.Blocks, r.known.block(e, now))
 		}

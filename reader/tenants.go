@@ -199,6 +199,7 @@ func (k *known) tenants(search string) []*tenantRow {
 // tenantStatus is what status/tenant answers.
 type tenantStatus struct {
 	Tenant     schema.Tenant       `json:"tenant"`
+	Now        int64               `json:"now"`    // ms, by the reader's clock
 	Limits     map[string]any      `json:"limits"` // by YAML name
 	Source     limits.Source       `json:"source"` // of them
 	Usage      map[string]float64  `json:"usage"`  // what of them is in use, over all producers
@@ -223,7 +224,7 @@ const topMetrics = 10
 func (r *Reader) serveTenant(_ *http.Request, tenant schema.Tenant) (any, error) {
 	k, lim := r.known, r.known.Limits.For(tenant)
 	s := tenantStatus{
-		Tenant: tenant, Limits: limits.All(lim), Source: k.Limits.Source(tenant), Rejects: k.Writes.Rejects(tenant), HA: []haCluster{},
+		Tenant: tenant, Now: r.now().UnixMilli(), Limits: limits.All(lim), Source: k.Limits.Source(tenant), Rejects: k.Writes.Rejects(tenant), HA: []haCluster{},
 	}
 	for _, c := range k.HA.Snapshot() {
 		if c.Tenant == string(tenant) {

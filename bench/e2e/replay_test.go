@@ -41,7 +41,8 @@ func rebuilt(t *testing.T, data, out string, env []string, args ...string) time.
 
 func rebuildCommand(data, out string, env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(sluiceBin, append([]string{"log", "rebuild", "--data-dir", data, "--out", out}, args...)...)
-	cmd.Env = append(os.Environ(), env...)
+	// Its scratch folder lies beside the log: what a killed one leaves behind goes with the test.
+	cmd.Env = append(append(os.Environ(), "TMPDIR="+data), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }

@@ -117,6 +117,22 @@ func TestWhatIsCountedIsKnown(t *testing.T) {
 	require.Equal(t, []MetricUsage{{"metric_0", int64(n+2) / 3}, {"metric_1", int64(n+1) / 3}}, top)
 }
 
+func TestTenants(t *testing.T) {
+	o := newTopic(t)
+	tr := NewTracker()
+	src := Source{Instance: "c/0", Partition: 3, TopicID: "x"}
+	tr.Tick(o.now)
+	mark(tr, "b", 0, 10)
+	mark(tr, "a", 0, 1)
+	tr.Limit("idle", limit(10)) // it has a limit and no series
+	o.take(tr.Collect(src, false))
+	series := o.Totals()
+	require.Equal(t, [2]int64{1, 10}, [2]int64{series["a"].Series, series["b"].Series})
+	require.Zero(t, series["idle"].Series)
+	o.take(tr.Withdraw(src))
+	require.Empty(t, o.Totals())
+}
+
 // What it costs in the log: new series some bytes each, series that go on nothing.
 func TestTraffic(t *testing.T) {
 	tr := NewTracker()

@@ -4,6 +4,7 @@ import { get, uncounted } from './api'
 import { added, onGrid } from './grid'
 import type { Points } from './grid'
 import { href } from './route'
+import { formatDuration } from './time'
 import type { Access } from './session'
 
 export interface Past {
@@ -45,11 +46,11 @@ export async function lastHour(expression: string, a: Access, signal: AbortSigna
 
 /** The query page with an expression, over the last hour or between two times (ms). */
 export function queryLink(expression: string, tenant?: string, from?: number, to?: number): string {
-  const span = from !== undefined && to !== undefined ? Math.max(1, Math.ceil((to - from) / 1000)) : 3600
-  return href('graph', {
+  const span = from !== undefined && to !== undefined ? Math.max(1000, Math.ceil((to - from) / 1000) * 1000) : 3_600_000
+  return href('query', {
     'g0.expr': expression,
     'g0.tab': '0',
-    'g0.range_input': `${span}s`,
+    'g0.range_input': formatDuration(span),
     'g0.end_input': to === undefined ? undefined : new Date(to).toISOString().slice(0, 19).replace('T', ' '),
     tenant,
   })

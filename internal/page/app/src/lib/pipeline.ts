@@ -176,6 +176,12 @@ export function ratio(hits: number | undefined, misses: number | undefined): num
   return all > 0 ? (hits ?? 0) / all : undefined
 }
 
+/** How many records of a partition are in no block yet: those behind what is committed, or all if nothing is. */
+export function notInBlocks(p: Partition): number | undefined {
+  if (p.end === undefined || p.start === undefined) return undefined
+  return Math.max(0, p.end - Math.max(p.committed ?? 0, p.start))
+}
+
 /** 0.914 → 91.4 % */
 export const percent = (v: number | undefined): string => (v === undefined || Number.isNaN(v) ? '–' : `${(v * 100).toFixed(v >= 0.9995 || v === 0 ? 0 : 1)} %`)
 

@@ -25,17 +25,18 @@ type Range = 'all' | keyof typeof ranges | ''
 export function Blocks() {
   const s = useSession()
   const { params } = usePlace()
-  const found = useLoad((signal) => get<Answer>('api/v1/status/blocks', { limit: atOnce }, { signal }), [s.tenant], 20_000)
+  const has = s.hasTenant
+  const found = useLoad(async (signal) => (has ? get<Answer>('api/v1/status/blocks', { limit: atOnce }, { signal }) : undefined), [s.tenant, has], 20_000)
   const a = found.data
   const back = useFurtherBack(a, params, s.tenant)
   const id = params.get('id')
-  if (!s.hasTenant) return <Empty>Choose a tenant above: blocks belong to one.</Empty>
   return (
     <>
       <h1 class="visually-hidden">Blocks</h1>
+      {!has && <Empty>Choose a tenant above: blocks belong to one.</Empty>}
       {found.error && <Failure error={found.error} retry={found.reload} />}
       {back.error && <Failure error={back.error} retry={back.reload} />}
-      {!a && !found.error && <Waiting />}
+      {has && !a && !found.error && <Waiting />}
       {a && (a.total === 0 && a.blocks.length === 0 ? <None admin={s.may('admin')} consumer={s.access!.stages.includes('consumer')} /> : <Shown answer={a} back={back.data} params={params} />)}
       {id && <BlockDetails id={id} tenant={s.tenant} now={a?.now ?? Date.now()} />}
     </>

@@ -96,6 +96,7 @@ export function Query() {
 
   return (
     <div class="query-view">
+      <h1 class="visually-hidden">Query</h1>
       <Panel>
         {drafts.map((d, i) => (
           <Row
@@ -172,7 +173,7 @@ export function Query() {
                 {shown.length > 1 && <Heading index={i} expr={r.expr} />}
                 <RunDetails run={r} retry={again} onExpr={(expr) => runAt(i, expr)} />
                 {state.tab === 'graph' ? <GraphPanel runs={[[i, r]]} state={state} onZoom={(from, to) => change(zoomTo(from, to))} /> : <TablePanel run={r} onLabel={(...a) => void label(i, ...a)} />}
-                {r.answer?.explain && <ExplainPanel explain={r.answer.explain} />}
+                {r.answer?.explain && <ExplainPanel explain={r.answer.explain} of={shown.length > 1 ? `, query ${letter(i)}` : ''} />}
               </section>
             ))
           )}
@@ -205,7 +206,7 @@ function Together({ shown, state, again, change, runAt }: { shown: readonly (rea
       {shown.map(([i, r]) => r.answer?.explain && (
         <section key={i} class="one">
           {shown.length > 1 && <Heading index={i} expr={r.expr} />}
-          <ExplainPanel explain={r.answer.explain} />
+          <ExplainPanel explain={r.answer.explain} of={shown.length > 1 ? `, query ${letter(i)}` : ''} />
         </section>
       ))}
     </>

@@ -107,8 +107,8 @@ async function arrivals(access: Access, tenant: string, signal: AbortSignal): Pr
     onlyOwn = others?.result.length === 0
   }
   return {
-    active: status.usage?.max_global_series_per_user ?? heads?.headStats.numSeries,
-    perSecond: status.usage?.ingestion_rate,
+    active: status.usage?.max_global_series_per_user || heads?.headStats.numSeries,
+    perSecond: status.usage && (status.usage.ingestion_rate ?? 0) + (status.usage.native_histogram_ingestion_rate ?? 0),
     newest: series > 0 ? heads?.headStats.maxTime : undefined,
     onlyOwn,
     rejected: (status.rejects ?? []).reduce<Arrived['rejected']>((last, r) => (!last || r.last > last.last ? r : last), undefined),
@@ -142,7 +142,6 @@ function Data({ access, tenant }: { access: Access; tenant: string }) {
         <Figure name="Newest sample" value={d ? ago(d.newest) : '–'} />
         {d?.rejected && <Figure name="Refused" tone="warning" value={count(d.rejected.count)} hint={<a href={href('tenants')}>last {ago(d.rejected.last)}</a>} />}
       </dl>
-      {mayLookBack(access) && <OwnRate access={access} />}
     </Panel>
   )
 }
@@ -164,11 +163,14 @@ function OwnRate({ access }: { access: Access }) {
 
 const stageNames = ['producer', 'consumer', 'compactor', 'reader'] as const
 
+/** A process tells rates from its second announcement on. */
+const speed = (v: number | undefined, what: string) => (v === undefined ? 'starting' : `${rate(v)} ${what}`)
+
 /** What a stage does, in a few words. */
 function says(stage: (typeof stageNames)[number], all: Process[]): string {
   switch (stage) {
     case 'producer':
-      return `${rate(sum(all, (p) => p.producer?.samples_per_second))} samples in`
+      return speed(sum(all, (p) => p.producer?.samples_per_second), 'samples in')
     case 'consumer':
       return `${count(sum(all, (p) => p.consumer?.head_series))} series in memory`
     case 'compactor': {
@@ -176,7 +178,7 @@ function says(stage: (typeof stageNames)[number], all: Process[]): string {
       return due === 0 ? 'nothing is due' : `${plural(due, 'merge')} due`
     }
     case 'reader':
-      return `${rate(sum(all, (p) => p.reader?.queries_per_second))} queries`
+      return speed(sum(all, (p) => p.reader?.queries_per_second), 'queries')
   }
 }
 
@@ -212,6 +214,7 @@ function Running({ access, pipeline }: { access: Access; pipeline: Pipeline | un
           </>
         )}
       </p>
+      {mayLookBack(access) && <OwnRate access={access} />}
     </Panel>
   )
 }
@@ -231,7 +234,7 @@ function Connect({ access, pipeline, tenant }: { access: Access; pipeline: Pipel
   const target: Target = {
     write: write.url,
     read: here,
-    tenant: access.tenancy === 'off' || tenant === access.default_tenant ? '' : tenant || (access.tenancy === 'required' ? 'YOUR-TENANT' : ''),
+    tenant: access.tenancy === 'off' ? '' : tenant === '' ? (access.tenancy === 'required' ? 'YOUR-TENANT' : '') : tenant === access.default_tenant ? '' : tenant,
     user: access.users ? access.user : '',
   }
   const loopback = /^(localhost|127\.|\[::1\])/.test(location.hostname)

@@ -26,7 +26,7 @@ export function BlockDetails({ id, tenant, now }: { id: string; tenant: string; 
 }
 
 function Block({ block: b, now }: { block: Details; now: number }) {
-  const replacedBy = b.replaced_by === undefined ? [] : Array.isArray(b.replaced_by) ? b.replaced_by : [b.replaced_by]
+  const replacedBy = b.replaced_by === undefined ? [] : [b.replaced_by]
   const expression = b.series < smallEnoughToCount ? 'count({__name__=~".+"})' : 'count(up)'
   return (
     <>
@@ -65,6 +65,14 @@ function Block({ block: b, now }: { block: Details; now: number }) {
         <dd>
           {bytes(b.bytes)}, {perSample(b.bytes, b.samples)}
         </dd>
+        {b.folder && (
+          <>
+            <dt>In the bucket</dt>
+            <dd>
+              <code>{b.folder}</code>
+            </dd>
+          </>
+        )}
         <dt>Log time</dt>
         <dd>
           {b.log_from ? `${time(b.log_from)} to ` : ''}
@@ -91,7 +99,7 @@ function Block({ block: b, now }: { block: Details; now: number }) {
                   <code>{f.rel_path}</code>
                 </td>
                 <td class="number">{bytes(f.size_bytes)}</td>
-                <td>{f.hash ? <code title={f.hash.hashString}>{`${f.hash.hashFunc} ${f.hash.hashString.slice(0, 12)}…`}</code> : '–'}</td>
+                <td>{f.hash ? <code title={f.hash.value}>{`${f.hash.hashFunc} ${f.hash.value.slice(0, 12)}…`}</code> : '–'}</td>
               </tr>
             ))}
           </tbody>

@@ -6,16 +6,16 @@ import { Badge, Panel, Table } from '../../ui'
 import type { Column, Tone } from '../../ui'
 import type { Block, Blocks, Job } from './types'
 
-const tones: Record<string, Tone> = { ready: 'info', running: 'ok', waiting: 'info' }
-const order: Record<string, number> = { running: 0, ready: 1, waiting: 2 }
+const tones: Record<Job['state'], Tone> = { ready: 'info', running: 'ok', waiting: 'info', too_large: 'warning' }
+const order: Record<Job['state'], number> = { running: 0, ready: 1, waiting: 2, too_large: 3 }
 
 /** Running ones first, then by when they are due. */
-const inOrder = (jobs: readonly Job[]) => [...jobs].sort((a, b) => (order[a.state ?? ''] ?? 3) - (order[b.state ?? ''] ?? 3) || (a.due ?? 0) - (b.due ?? 0))
+const inOrder = (jobs: readonly Job[]) => [...jobs].sort((a, b) => order[a.state] - order[b.state] || (a.due ?? 0) - (b.due ?? 0))
 
 export function Jobs({ answer }: { answer: Blocks }) {
   const now = answer.now
   const columns: Column<Job>[] = [
-    { name: 'state', title: 'State', cell: (j) => (j.state ? <Badge tone={tones[j.state] ?? 'info'}>{j.state}</Badge> : <Badge tone="warning">too large</Badge>) },
+    { name: 'state', title: 'State', cell: (j) => <Badge tone={tones[j.state]}>{j.state.replace('_', ' ')}</Badge> },
     { name: 'why', title: 'Why', cell: (j) => <span class="why">{j.why}</span> },
     {
       name: 'window',
@@ -31,7 +31,7 @@ export function Jobs({ answer }: { answer: Blocks }) {
     { name: 'series', title: 'Series', number: true, cell: (j) => count(j.series), hint: 'At most: a series of two blocks counts twice' },
     { name: 'due', title: 'Due', number: true, cell: (j) => <Due job={j} now={now} /> },
   ]
-  const all = [...inOrder(answer.jobs), ...answer.too_large.map(({ state: _, due: __, ...job }) => job)]
+  const all = [...inOrder(answer.jobs), ...answer.too_large]
   return (
     <Panel title="What is merged next, and why" id="jobs">
       <Table label="Merges to come" columns={columns} rows={all} id={(j) => `${j.start}/${j.end}/${j.blocks.join()}`} empty="Nothing is to be merged: no two blocks overlap or share a closed window." />
@@ -40,7 +40,7 @@ export function Jobs({ answer }: { answer: Blocks }) {
 }
 
 function Due({ job, now }: { job: Job; now: number }) {
-  if (!job.state) return <>never</>
+  if (job.state === 'too_large') return <>never</>
   if (job.state === 'running') return <>{job.by ? <>now, by <code>{job.by}</code></> : 'now'}</>
   if (job.due === undefined) return <>–</>
   return <span title={time(job.due)}>{job.due > now ? `in ${seconds(Math.round((job.due - now) / 1000))}` : `since ${ago(job.due, now).replace(' ago', '')}`}</span>

@@ -66,7 +66,7 @@ export function TimeLine({ blocks, jobs, view, now, chosen, onView, onBlock }: {
         width={width}
         height={height}
         role="group"
-        tabIndex={0}
+        tabindex={0}
         aria-label="Time line of the blocks. Arrow keys go through them, Enter opens one, + and − zoom; the table below has the same."
         aria-describedby="block-at"
         onKeyDown={key}
@@ -196,8 +196,8 @@ function JobsOf({ jobs, top, x, width }: { jobs: readonly Job[]; top: number; x:
         const left = Math.max(0, x(j.start))
         const right = Math.min(width, x(j.end))
         return (
-          <rect key={`${j.start}/${j.end}/${j.blocks[0]}`} class={j.state ?? 'stuck'} x={left + 0.5} width={Math.max(2, right - left - 1)} y={top + bandTop + spans.indexOf(j.end - j.start) * jobHeight} height={jobHeight - 4} rx="2">
-            <title>{`${j.why} (${j.state ?? 'too large'})`}</title>
+          <rect key={`${j.start}/${j.end}/${j.blocks[0]}`} class={j.state} x={left + 0.5} width={Math.max(2, right - left - 1)} y={top + bandTop + spans.indexOf(j.end - j.start) * jobHeight} height={jobHeight - 4} rx="2">
+            <title>{`${j.why} (${j.state.replace('_', ' ')})`}</title>
           </rect>
         )
       })}

@@ -41,7 +41,7 @@ export interface Job {
   bytes: number
   series: number
   why: string
-  state?: 'ready' | 'running' | 'waiting'
+  state: 'ready' | 'running' | 'waiting' | 'too_large'
   due?: number
   by?: string
 }
@@ -58,7 +58,7 @@ export interface Blocks {
 export interface File {
   rel_path: string
   size_bytes?: number
-  hash?: { hashFunc: string; hashString: string }
+  hash?: { hashFunc: string; value: string }
 }
 
 export interface Details extends Omit<Block, 'sources' | 'replaces'> {
@@ -69,6 +69,8 @@ export interface Details extends Omit<Block, 'sources' | 'replaces'> {
   files?: File[]
   sources?: string[]
   replaces?: string[]
-  replaced_by?: string | string[]
+  replaced_by?: string
+  /** In the bucket. */
+  folder?: string
   gaps?: (LogRange & { from_time?: number; to_time?: number; reason: string })[]
 }

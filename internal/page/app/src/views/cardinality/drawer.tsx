@@ -1,5 +1,5 @@
 import { useState } from 'preact/hooks'
-import { Choice, Drawer, Failure, Notice, Snippet } from '../../ui'
+import { Choice, Drawer, Failure, Notice, Snippet, Waiting } from '../../ui'
 import { get, uncounted } from '../../lib/api'
 import { useLoad } from '../../lib/hooks'
 import { exact } from '../../lib/format'
@@ -49,14 +49,14 @@ export function RulesDrawer({ subject, part, series, onClose }: { subject: Subje
   return (
     <Drawer title={`Drop or relabel: ${title}`} onClose={onClose}>
       <div class="rules">
-        {subject.kind !== 'label' && (
+        {subject.kind !== 'label' && part && (
           <Choice
             label="What to do"
             value={way}
             onChange={setWay}
             options={[
-              ['drop', names.length > 1 ? 'Drop these' : 'Drop it'],
-              ['keep', names.length > 1 ? 'Keep only these' : 'Keep only it'],
+              ['drop', 'Drop it'],
+              ['keep', 'Keep only it'],
             ]}
           />
         )}
@@ -71,7 +71,7 @@ export function RulesDrawer({ subject, part, series, onClose }: { subject: Subje
         <Choice label="Where" value={place} options={places} onChange={setPlace} />
         <p class="hint">{effect[place]}</p>
         {place === 'sluice' && limits.error && <Failure error={limits.error} retry={limits.reload} />}
-        <Snippet title={file} text={text} />
+        {place === 'sluice' && limits.loading && !limits.data ? <Waiting /> : <Snippet title={file} text={text} />}
         {place === 'sluice' && <p class="hint">The entry replaces what a class or the default says of this key; rules that hold now are in the text. If the tenant has an entry already, put the key in there.</p>}
         <p class="hint">
           Names are matched whole. What is in blocks stays until it is too old; the number of active series falls within 20 minutes. <code>docs/limits.md</code> says more.

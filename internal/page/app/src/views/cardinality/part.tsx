@@ -57,12 +57,11 @@ function PastOf({ label, name, state }: { label: string; name: string; state: St
   const row = past.data?.rows.find((r) => r.name === name)
   const windows = past.data?.windows
   if (!row?.trend || !windows) return past.error ? <p class="hint">How it was before is not known: {past.error.message}</p> : null
-  const known = windows.filter((w) => w.source)
   return (
     <figure class="past">
       <Trend values={row.trend} windows={windows} label={name} large />
       <figcaption>
-        <span>{known[0] && windowName(known[0])}</span>
+        <span>{windows[0] && windowName(windows[0])}</span>
         <span>
           {exact(row.first)} → {exact(row.last)} series, <Growth first={row.first ?? 0} last={row.last ?? 0} />
         </span>

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from 'preact'
 import { ago, bytes, count, rate, seconds } from '../../lib/format'
-import { percent, plural, ratio, sum } from '../../lib/pipeline'
+import { notInBlocks, percent, plural, ratio, sum } from '../../lib/pipeline'
 import type { Pipeline, Process } from '../../lib/pipeline'
 import { Badge, Meter } from '../../ui'
 import type { Tone } from '../../ui'
@@ -112,7 +112,7 @@ function Producers({ all }: { all: Process[] }) {
 
 function TheLog({ pipeline }: { pipeline: Pipeline }) {
   const bad = pipeline.partitions.filter((p) => toneOf(p) !== 'ok').length
-  const uncommitted = sum(pipeline.partitions, (p) => (p.end !== undefined && p.committed !== undefined ? Math.max(0, p.end - Math.max(p.committed, p.start ?? 0)) : undefined))
+  const uncommitted = sum(pipeline.partitions, notInBlocks)
   return (
     <Box name="Log" n={plural(pipeline.partitions.length, 'partition')} area="log" {...(bad > 0 && { tone: 'warning' as const, says: `${bad} to look at` })}>
       <Line name="records" value={count(sum(pipeline.partitions, (p) => (p.end !== undefined && p.start !== undefined ? p.end - p.start : undefined)))} />

@@ -2,7 +2,7 @@
 
 import { useState } from 'preact/hooks'
 import { ago, bytes, count, exact, seconds, time } from '../../lib/format'
-import { plural } from '../../lib/pipeline'
+import { notInBlocks, plural } from '../../lib/pipeline'
 import type { Generation, Holder, Partition } from '../../lib/pipeline'
 import { setParams } from '../../lib/route'
 import { Badge, Choice, Drawer, Empty, Meter, Panel, Table } from '../../ui'
@@ -131,7 +131,7 @@ function columns(now: number): Column<Row>[] {
     { name: 'size', title: 'Size', number: true, by: (r) => r.holder?.generation?.bytes ?? -1, cell: (r) => bytes(r.holder?.generation?.bytes), hint: 'Records of the growing generation' },
     { name: 'series', title: 'Series', number: true, by: (r) => r.holder?.generation?.series ?? -1, cell: (r) => count(r.holder?.generation?.series) },
     { name: 'way', title: 'On the way', by: (r) => (r.holder ? r.holder.waiting + r.holder.sealing + r.holder.shipping : 0), cell: (r) => onTheWay(r.holder), hint: 'Generations that wait, are written as blocks, or go to the bucket' },
-    { name: 'blocks', title: 'Not in blocks', number: true, by: (r) => unshipped(r.partition) ?? -1, cell: (r) => count(unshipped(r.partition)), hint: 'Records of the log behind the committed offset' },
+    { name: 'blocks', title: 'Not in blocks', number: true, by: (r) => notInBlocks(r.partition) ?? -1, cell: (r) => count(notInBlocks(r.partition)), hint: 'Records of the log behind the committed offset' },
     {
       name: 'gaps',
       title: 'Gaps',
@@ -141,8 +141,6 @@ function columns(now: number): Column<Row>[] {
     },
   ]
 }
-
-const unshipped = (p: Partition) => (p.end !== undefined && p.committed !== undefined ? Math.max(0, p.end - Math.max(p.committed, p.start ?? 0)) : undefined)
 
 function onTheWay(h: Holder | undefined): string {
   if (!h) return '–'
@@ -182,11 +180,12 @@ function Details({ partition: p, now }: { partition: Partition; now: number }) {
         </dd>
         <dt>Committed</dt>
         <dd>
-          {exact(p.committed)}, {exact(unshipped(p))} records are not in blocks
+          {p.committed === undefined ? 'nothing yet' : exact(p.committed)}, {exact(notInBlocks(p))} records are not in blocks
         </dd>
         <dt>In blocks</dt>
         <dd>
-          to {exact(p.blocks_to)}, {p.blocks_time ? `${time(p.blocks_time)} (${ago(p.blocks_time, now)})` : 'none yet'}
+          {p.blocks_to === undefined ? 'nothing yet' : `to ${exact(p.blocks_to)}`}
+          {p.blocks_time ? `, ${time(p.blocks_time)} (${ago(p.blocks_time, now)})` : ''}
         </dd>
       </dl>
       {p.holders.length === 0 && <Empty>No consumer holds this partition.</Empty>}

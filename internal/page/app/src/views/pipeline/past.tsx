@@ -94,8 +94,8 @@ function OneGraph({ graph, past, tenant }: { graph: Graph; past: Past | Error; t
 function NoOwn({ tenant, may }: { tenant: string; may: boolean }) {
   return may ? (
     <p>
-      Tenant {tenant} has none of Sluice’s metrics of the last hour. If the process has just started, the first come within 15 s. Else see whether producers have{' '}
-      <code>--self-monitoring.tenant={tenant}</code>, or let a Prometheus scrape <code>/metrics</code> of every process as the job <code>sluice</code> and write here.
+      Tenant {tenant} has none of Sluice’s metrics of the last hour. If Sluice has just started, the first come within 15 s. Else start every process with{' '}
+      <code>--self-monitoring.tenant={tenant}</code>, or let a Prometheus scrape <code>/metrics</code> of each as the job <code>sluice</code> and write here.
     </p>
   ) : (
     <p>
@@ -107,8 +107,8 @@ function NoOwn({ tenant, may }: { tenant: string; may: boolean }) {
 function HowToKeep() {
   return (
     <p>
-      Nothing keeps Sluice’s own metrics. Processes with a producer write theirs with <code>--self-monitoring.tenant=NAME</code>; those of the others come from a Prometheus that scrapes{' '}
-      <code>/metrics</code> of each as the job <code>sluice</code> and writes to the same tenant.
+      Nothing keeps Sluice’s own metrics. Start every process with <code>--self-monitoring.tenant=NAME</code>, and each writes its own there; this reader needs the flag too, to know where
+      they are.
     </p>
   )
 }

@@ -12,8 +12,8 @@ test.each([
   [holder({ state: 'replaying', doubtful: true }), 'replaying'],
   [holder({ doubtful: true }), 'silent'],
   [holder({ held_up: 'ship: x' }), 'held up'],
-  [holder({ lag_seconds: 9.9 }), 'live'],
-  [holder({ lag_seconds: 10 }), 'behind'],
+  [holder({ lag_seconds: 59.9 }), 'live'],
+  [holder({ lag_seconds: 60 }), 'behind'],
   [holder({ leaving: true }), 'moving'],
 ])('a holder has one state %#', (h, word) => expect(stateOf(h).word).toBe(word))
 

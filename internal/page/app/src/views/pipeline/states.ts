@@ -18,8 +18,8 @@ export interface State {
   why: string
 }
 
-/** From how many seconds on a holder counts as behind. */
-export const behind = 10
+/** From how many seconds on a holder counts as behind, for the health of the pipeline too (reader/health.go). */
+export const behind = 60
 
 export function stateOf(h: Holder | undefined): State {
   if (!h) return { tone: 'critical', word: 'unheld', why: 'No consumer holds it: what is not in blocks yet cannot be queried.' }

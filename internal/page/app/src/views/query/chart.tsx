@@ -7,7 +7,7 @@ import { time } from '../../lib/format'
 import type { Grid } from './range'
 import { seriesName, stack } from './series'
 import type { Line } from './series'
-import { axisValues, unitValue } from './units'
+import { axisSteps, axisValues, unitValue } from './units'
 import type { Unit } from './units'
 
 export interface ChartProps {
@@ -121,6 +121,7 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
   const text = resolved('--quiet'), lineColour = resolved('--line')
   const axis = { stroke: text, grid: { stroke: lineColour, width: 1 }, ticks: { stroke: lineColour, width: 1 }, font: '12px system-ui, sans-serif' }
   const many = lines.length > 30
+  const steps = axisSteps(unit)
 
   const overlay = document.createElement('canvas')
   overlay.className = 'highlight'
@@ -168,8 +169,9 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
       highlight(u, -1)
       return
     }
-    // The nearest line at the cursor's time: one linear transformation for all of them.
+    // The nearest line at the cursor's time, of stacked ones the one whose area it is: one linear transformation for all of them.
     const y = u.scales.y!
+    const here = stacked ? u.posToVal(top, 'y') : 0
     let best = -1, distance = Infinity
     for (let i = 0; i < columns.length; i++) {
       const v = columns[i]![idx]
@@ -178,6 +180,10 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
       if (d < distance) {
         distance = d
         best = i
+      }
+      if (stacked && v >= here && (lines[i]!.values[idx] ?? 0) > 0) {
+        best = i
+        break
       }
     }
     highlight(u, best)
@@ -217,20 +223,20 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
       ms: 1e-3,
       pxAlign: many ? 0 : 1,
       legend: { show: false },
-      padding: [10, 12, 0, 0],
+      padding: [10, 24, 0, 0],
       bands,
       cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 6 }, focus: { prox: -1 } },
       scales: {
         x: { time: true, range: () => [grid.start / 1000, Math.max(grid.end, grid.start + 1) / 1000] },
-        y: log && positive ? { distr: 3 } : { range: (_, min, max) => rangeOf(min, max, stacked) },
+        y: log && positive ? { distr: 3, range: (_, min, max) => logRangeOf(min, max) } : { range: (_, min, max) => rangeOf(min, max, stacked) },
       },
       axes: [
         { ...axis, values: timeValues, space: 70 },
         {
           ...axis,
-          values: (_, splits) => axisValues(splits.filter((v) => v !== null), unit),
+          values: (_, splits) => axisValues(splits, unit),
           size: (_, values) => Math.max(46, 18 + 7 * Math.max(0, ...(values ?? []).map((v) => String(v ?? '').length))),
-          ...(unit.startsWith('bytes') && !log && { incrs: binary }),
+          ...(steps && !log && { incrs: steps }),
         },
       ],
       series: [
@@ -272,14 +278,16 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
   }
 }
 
-/** Steps of an axis of bytes. */
-const binary = Array.from({ length: 52 }, (_, i) => [2 ** i, 2.5 * 2 ** i]).flat().filter(Number.isInteger)
-
 function rangeOf(min: number | null, max: number | null, stacked: boolean): [number, number] {
   if (min === null || max === null || !Number.isFinite(min) || !Number.isFinite(max)) return [0, 1]
   if (min === max) return min === 0 ? [0, 1] : min > 0 ? [0, min * 2] : [min * 2, 0]
   const [low, high] = uPlot.rangeNum(stacked ? Math.min(0, min) : min, max, 0.1, true)
   return [low ?? min, high ?? max]
+}
+
+function logRangeOf(min: number | null, max: number | null): uPlot.Range.MinMax {
+  if (min === null || max === null || !(min > 0)) return [1, 10]
+  return min === max ? [min / 2, max * 2] : uPlot.rangeLog(min, max, 10, false)
 }
 
 const faded = (colour: string) => colour.replace(/\)$/, ' / 0.35)')

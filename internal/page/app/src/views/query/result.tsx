@@ -13,7 +13,7 @@ import { linesOf } from './series'
 import type { Line } from './series'
 import { maxSeries } from './range'
 import type { Run } from './run'
-import { maxRows } from './run'
+import { Cancelled, maxRows } from './run'
 import type { State } from './state'
 import { Nothing, ResultTable } from './table'
 import type { OnLabel } from './table'
@@ -79,6 +79,16 @@ function Said({ tone, all }: { tone: 'warning' | 'info'; all: string[] }) {
 
 /** An error, in words for who typed the query. */
 export function RunError({ run, retry }: { run: Run; retry: () => void }) {
+  if (run.error instanceof Cancelled) {
+    return (
+      <Notice>
+        <p class="said">{run.error.message}</p>
+        <button type="button" onClick={retry}>
+          Run it again
+        </button>
+      </Notice>
+    )
+  }
   const at = positionOf(run.error!.message)
   const refused = run.error instanceof ApiError && run.error.status >= 400 && run.error.status < 500
   return (

@@ -45,6 +45,13 @@ export const idle: Run = { expr: '', running: false, error: undefined, errorExpl
 /** Most rows of an instant query. */
 export const maxRows = 20_000
 
+/** The user has ended a query. */
+export class Cancelled extends Error {
+  constructor() {
+    super('You have cancelled this query.')
+  }
+}
+
 /** Asks one query. */
 async function once(expr: string, state: State, now: number, pixels: number, signal: AbortSignal): Promise<Answer> {
   const end = state.end ?? now
@@ -145,7 +152,7 @@ export function useRuns(state: State, pixels: () => number) {
   const again = useCallback(() => setRound((n) => n + 1), [])
   const cancel = useCallback(() => {
     abort.current?.abort()
-    set((all) => all.map((r) => (r.running ? { ...r, running: false, error: new Error('You have cancelled this query.') } : r)))
+    set((all) => all.map((r) => (r.running ? { ...r, running: false, error: new Cancelled() } : r)))
   }, [])
   return { runs, again, cancel }
 }

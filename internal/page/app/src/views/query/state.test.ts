@@ -48,8 +48,11 @@ describe('the URL', () => {
     queries: [{ expr: 'rate(a[5m])', hidden: false }, { expr: 'b{c="&"}', hidden: true }], tab: 'graph', range: 7_200_000, end: Date.UTC(2026, 10, 21, 20, 17, 8), step: 15_000,
     refresh: 15, apart: false, stacked: true, log: true, explain: true, strong: true, partial: true, fresh: true, timeout: '30s',
   }
-  it.each([['everything', full], ['the defaults', { ...defaults, queries: [{ expr: 'up', hidden: false }] }], ['fractions of a second', { ...full, end: 1_714_979_289_123, apart: true }]])('brings back %s', (_, s) => {
+  it.each([['everything', full], ['the defaults', { ...defaults, queries: [{ expr: 'up', hidden: false }] }], ['a chart each', { ...full, apart: true }]])('brings back %s', (_, s) => {
     expect(stateOf(new URLSearchParams(paramsOf(s).toString()))).toEqual(s)
+  })
+  it('has times in whole seconds, as Prometheus reads them', () => {
+    expect(paramsOf({ ...full, end: 1_714_979_289_123 }).get('g0.end_input')).toBe('2024-05-06 07:08:09')
   })
   it('leaves the parameters of others alone, and takes away its own', () => {
     const out = paramsOf({ ...defaults, queries: [{ expr: 'up', hidden: false }] }, new URLSearchParams('tenant=a&g7.expr=old&explain=1&refresh=5s&apart=1'))

@@ -66,7 +66,7 @@ export function linkTime(text: string | null): number | undefined {
   return Number.isNaN(ms) ? undefined : ms
 }
 
-const linkText = (ms: number) => new Date(ms).toISOString().replace('T', ' ').replace(/(\.000)?Z$/, '')
+const linkText = (ms: number) => new Date(Math.round(ms / 1000) * 1000).toISOString().slice(0, 19).replace('T', ' ')
 
 /** A step of a link: seconds, or a duration. */
 function stepOf(text: string | null): number | undefined {

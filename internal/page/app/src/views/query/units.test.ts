@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { axisValues, unitOf, unitValue } from './units'
+import { axisSteps, axisValues, unitOf, unitValue } from './units'
 
 describe('unitOf', () => {
   it.each([
@@ -39,6 +39,11 @@ describe('axisValues', () => {
     [[0, 0.5, 1], 'ratio', ['0', '50 %', '100 %']],
     [[-1, 0, 1], '', ['-1', '0', '1']],
     [[1, 10, 100], '', ['1', '10', '100']],
+    [[1, null, 10, null], '', ['1', null, '10', null]],
+    [[0, 0.2 * 1024 ** 3, 0.4 * 1024 ** 3], 'bytes', ['0', '0.2 GiB', '0.4 GiB']],
+    [[0, 50 * 1024 ** 2, 100 * 1024 ** 2], 'bytes', ['0', '50 MiB', '100 MiB']],
+    [[0, 300, 600], 'seconds', ['0', '5 min', '10 min']],
+    [[0, 86400, 172800], 'seconds', ['0', '1 d', '2 d']],
   ] as const)('%j %s', (splits, unit, want) => expect(axisValues(splits, unit)).toEqual(want))
   it('never writes the same for neighbours', () => {
     for (const top of [1e-9, 1e-3, 1, 7, 1e4, 123_456, 1e9, 1e14])
@@ -46,5 +51,13 @@ describe('axisValues', () => {
         const values = axisValues([0, 1, 2, 3].map((i) => top + i * top * share), '')
         expect(new Set(values).size, values.join()).toBe(4)
       }
+  })
+})
+
+it.each(['bytes', 'bytes/s', 'seconds'] as const)('steps of %s grow, and have short numbers', (unit) => {
+  const steps = axisSteps(unit)!
+  steps.forEach((s, i) => {
+    if (i > 0) expect(s).toBeGreaterThan(steps[i - 1]!)
+    for (const text of axisValues([0, s, 2 * s, 3 * s, 4 * s], unit)) expect(text!.length, text!).toBeLessThan(12)
   })
 })

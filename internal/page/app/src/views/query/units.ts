@@ -54,11 +54,18 @@ export function unitValue(v: number, unit: Unit): string {
 /** One number where there is little room. */
 export const shortValue = (v: number, unit: Unit) => unitValue(unit === '' && Number.isFinite(v) ? Number(v.toPrecision(5)) : v, unit)
 
-/** The numbers of an axis, with as many digits as tell neighbours apart. */
-export function axisValues(splits: readonly number[], unit: Unit): string[] {
+/** The numbers of an axis, with as many digits as tell neighbours apart; null where there is none to be written. */
+export function axisValues(all: readonly (number | null)[], unit: Unit): (string | null)[] {
+  const splits = all.filter((v) => v !== null)
+  const texts = axisTexts(splits, unit)
+  let n = 0
+  return all.map((v) => (v === null ? null : texts[n++]!))
+}
+
+function axisTexts(splits: readonly number[], unit: Unit): string[] {
   const top = Math.max(...splits.map(Math.abs), 0)
   const gap = splits.length > 1 ? Math.abs(splits[1]! - splits[0]!) : top
-  const [size, name] = scaleOf(top, unit)
+  const [size, name] = scaleOf(top, gap, unit)
   const digits = decimals(gap / size)
   if (unit === 'time') return splits.map((v) => unitValue(v, unit).slice(0, 16))
   if (top >= 1e15 || (top > 0 && top < 1e-6 && unit === '')) return splits.map((v) => (v === 0 ? '0' : v.toExponential(Math.min(12, Math.max(0, Math.ceil(Math.log10(top / (gap || top)) + 0.5))))))
@@ -77,19 +84,33 @@ function decimals(step: number): number {
   return step > 0 ? Math.min(9, Math.max(0, Math.ceil(1 - Math.log10(step)))) : 0
 }
 
-function scaleOf(top: number, unit: Unit): [number, string] {
-  const pick = (list: readonly (readonly [number, string])[]): [number, string] => {
-    const found = list.find(([size]) => top >= size) ?? list.at(-1)!
+/** Steps of an axis of a unit, so that its numbers are round ones; undefined = those of decimal numbers. */
+export function axisSteps(unit: Unit): number[] | undefined {
+  switch (unit) {
+    case 'bytes':
+    case 'bytes/s':
+      return [1, 2, 5, 10, 20, 50].concat([1, 2, 3, 4, 5].flatMap((k) => [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50].map((n) => n * 1024 ** k)))
+    case 'seconds':
+      return [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0].flatMap((e) => [1, 2, 5].map((n) => Number(`${n}e${e}`))).concat([10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200], [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].map((n) => n * 86400))
+  }
+  return undefined
+}
+
+/** The unit of an axis' numbers: the largest that its steps can be told in. */
+function scaleOf(top: number, gap: number, unit: Unit): [number, string] {
+  const pick = (list: readonly (readonly [number, string])[], by = top): [number, string] => {
+    const found = list.find(([size]) => by >= size) ?? list.at(-1)!
     return [found[0], found[1]]
   }
   switch (unit) {
     case 'bytes':
     case 'bytes/s': {
-      const [size, name] = pick([[1024 ** 4, ' TiB'], [1024 ** 3, ' GiB'], [1024 ** 2, ' MiB'], [1024, ' KiB'], [1, ' B']])
+      const [size, name] = pick([[1024 ** 4, ' TiB'], [1024 ** 3, ' GiB'], [1024 ** 2, ' MiB'], [1024, ' KiB'], [1, ' B']], gap * 10.001)
       return [size, unit === 'bytes' ? name : `${name}/s`]
     }
     case 'seconds':
-      return pick([[86400 * 2, ' d'], [7200, ' h'], [120, ' min'], [1, ' s'], [1e-3, ' ms'], [1e-6, ' µs'], [1e-9, ' ns']])
+      if (gap >= 60) return pick([[86400, ' d'], [3600, ' h'], [60, ' min']], gap)
+      return pick([[1, ' s'], [1e-3, ' ms'], [1e-6, ' µs'], [1e-9, ' ns']])
     case 'ratio':
       return [0.01, ' %']
   }

@@ -9,16 +9,16 @@ import type { Bar, Coverage, Explained } from './explain'
 
 const percent = (share: number | undefined) => (share === undefined ? '–' : `${Math.round(share * 100)} %`)
 
-export function ExplainPanel({ explain }: { explain: Explained }) {
+export function ExplainPanel({ explain, of = '' }: { explain: Explained; of?: string }) {
   const [open, setOpen] = useState<ReadonlySet<string>>(new Set())
   const bars = useMemo(() => barsOf(explain, open), [explain, open])
   const groups = useMemo(() => groupsOf(explain), [explain])
   const t = explain.total ?? {}
   const pages = hitRatio(t, 'page_hits', 'page_misses'), results = hitRatio(t, 'cache_hits', 'cache_misses')
   return (
-    <section class="explain" aria-label="Where the time went">
+    <section class="explain" aria-label={`Where the time went${of}`}>
       <div class="actions">
-        <h3>Where the time went</h3>
+        <h2>Where the time went</h2>
         <span class="gap" />
         <Copy text={() => JSON.stringify(explain, null, 1)} label="Copy JSON" />
       </div>
@@ -32,7 +32,7 @@ export function ExplainPanel({ explain }: { explain: Explained }) {
         <Figure name="Page cache" value={percent(pages)} hint={pages === undefined ? 'not asked' : `of ${count((t.page_hits ?? 0) + (t.page_misses ?? 0))} pages`} />
         <Figure name="Results cache" value={percent(results)} hint={results === undefined ? 'not asked' : `of ${count((t.cache_hits ?? 0) + (t.cache_misses ?? 0))} parts`} />
       </dl>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Kinds of work">
+      <div class="scroll" tabIndex={0} role="region" aria-label={`Kinds of work${of}`}>
         <table class="kinds">
           <thead>
             <tr>
@@ -60,7 +60,7 @@ export function ExplainPanel({ explain }: { explain: Explained }) {
           </tbody>
         </table>
       </div>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Waterfall">
+      <div class="scroll" tabIndex={0} role="region" aria-label={`Waterfall${of}`}>
         <table class="waterfall">
           <thead>
             <tr>

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { alertsOf, limitText, limitsLike, sourceText, usesOf } from './limits'
+import { alertsOf, isQuiet, limitText, limitsLike, sourceText, usesOf } from './limits'
 import type { TenantStatus } from './data'
 
 const now = 1_800_000_000_000
@@ -37,6 +37,12 @@ it('search looks at names and values', () => {
   expect(limitsLike(limits, '').map(([n]) => n)).toEqual(['a_limit', 'b_limit', 'drop_labels'])
   expect(limitsLike(limits, 'POD').map(([n]) => n)).toEqual(['drop_labels'])
   expect(limitsLike(limits, '10m').map(([n]) => n)).toEqual(['b_limit'])
+})
+
+it('a tenant that nobody writes for is quiet, whatever it might burst', () => {
+  expect(isQuiet(status({ usage: { ingestion_rate: 0, ingestion_burst_size: 100 } }))).toBe(true)
+  expect(isQuiet(status({ usage: { ingestion_rate: 1 } }))).toBe(false)
+  expect(isQuiet(status({ rejects: [{ reason: 'err-x', count: 1, first: 1, last: 1, message: '' }] }))).toBe(false)
 })
 
 it('says where limits come from', () => {

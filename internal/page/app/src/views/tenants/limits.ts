@@ -72,6 +72,10 @@ export function sourceText(source: TenantStatus['source']): string {
 /** Whether a cluster has sent nothing for longer than its time-out, at the time now, ms. */
 export const isSilent = (c: HACluster, now: number) => c.received_at > 0 && now - c.received_at > c.failover_timeout * 1000
 
+/** Whether nothing comes in for the tenant, and nothing is active. */
+export const isQuiet = (status: TenantStatus): boolean =>
+  !(status.rejects?.length || status.top_metrics?.length) && Object.entries(status.usage).every(([name, used]) => used === 0 || isBurst(name))
+
 /** What somebody should know of the tenant, the worst first. */
 export function alertsOf(status: TenantStatus, now: number): { tone: 'warning' | 'critical'; text: string }[] {
   const out: { tone: 'warning' | 'critical'; text: string }[] = []

@@ -9,7 +9,7 @@ import { RulesDrawer } from '../cardinality/drawer'
 import { Measured, Name, percent } from '../cardinality/trend'
 import { blocksSummary, cancelQuery, queriesOf, tenantStatus } from './data'
 import type { HACluster, Reject, TenantStatus } from './data'
-import { alertsOf, isBurst, isSilent, limitText, limitsLike, sourceText, usesOf } from './limits'
+import { alertsOf, isBurst, isQuiet, isSilent, limitText, limitsLike, sourceText, usesOf } from './limits'
 import type { Use } from './limits'
 
 const every = 10_000
@@ -35,6 +35,7 @@ export function TenantPage({ back }: { back: boolean }) {
       {status && (
         <>
           <Alerts status={status} now={found.at || Date.now()} />
+          {isQuiet(status) && <Notice>Nothing was received for this tenant lately. If that is a surprise, look at the name and at the sender’s <code>X-Scope-OrgID</code>.</Notice>}
           <div class="halves">
             <div>
               <Usage status={status} />
