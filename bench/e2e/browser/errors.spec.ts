@@ -1,28 +1,33 @@
 // The bucket is away, a query is over its limit, the server has stopped: the page says it, and goes on when it is over.
 
+import type { Page } from './page'
 import { expect, loaded, look, open, test, world } from './page'
 
 const query = (expr: string, more: Record<string, string> = {}) => ({ 'g0.expr': expr, 'g0.tab': 'table', ...more })
 
+/** Opens the query view, whose answer may take long: the client of S3 tries ten times. */
+const visit = (page: Page, params: Record<string, string>) => page.goto(`./query?${new URLSearchParams(params)}`)
+
 test('the bucket is away', async ({ page, guard }) => {
+  test.setTimeout(240_000)
   guard.expect(/status of 503/)
   const stored = 'sum(count_over_time(page_stored[6h]))'
   await world('bucket-away')
   try {
-    await open(page, 'query', query(stored))
+    await visit(page, query(stored))
     const alert = page.getByRole('main').getByRole('alert').first()
-    await expect(alert).toContainText('cannot answer this now', { timeout: 40_000 })
+    await expect(alert).toContainText('cannot answer this now', { timeout: 60_000 })
     await look(page, 'query')
     for (const view of ['cardinality', 'pipeline', 'blocks', 'tenants', '']) {
       await open(page, view)
       await expect(page.getByRole('main').getByRole('heading').first()).toBeVisible()
       await look(page, view || 'start')
     }
-    await open(page, 'query', query(stored, { partial_response: '1' }))
-    await expect(page.getByRole('main')).toContainText(/block [0-9A-Z]{26}/, { timeout: 40_000 })
+    await visit(page, query(stored, { partial_response: '1' }))
+    await expect(page.getByRole('main')).toContainText(/block [0-9A-Z]{26}/, { timeout: 60_000 })
     await look(page, 'query-partial')
-    await open(page, 'query', query(stored))
-    await expect(alert).toContainText('cannot answer this now', { timeout: 40_000 })
+    await visit(page, query(stored))
+    await expect(alert).toContainText('cannot answer this now', { timeout: 60_000 })
   } finally {
     await world('bucket-back')
   }

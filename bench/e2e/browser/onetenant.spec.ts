@@ -56,6 +56,8 @@ test.describe('query', () => {
     await page.keyboard.press('Enter')
     await expect(editor(page)).toHaveText('page_requests_total')
     await page.keyboard.press('Enter')
+    await expect(legend(page).getByRole('row')).toHaveCount(11)
+    await page.getByRole('button', { name: 'Table', exact: true }).click()
     await expect(main(page).getByText('10 rows')).toBeVisible()
     const want = await api<{ result: { metric: Record<string, string>; value: [number, string] }[] }>('api/v1/query', '', { query: 'page_requests_total' })
     for (const { metric, value } of want.result) {
@@ -300,7 +302,7 @@ test.describe('tenants', () => {
     const ha = page.getByRole('region', { name: 'HA clusters' })
     await expect(ha.getByRole('row').filter({ hasText: 'pair' })).toContainText('replica-a')
     const status = await api<{ limits: Record<string, unknown>; rejects: { reason: string; count: number }[] }>('api/v1/status/tenant')
-    for (const r of status.rejects) await expect(main(page).getByRole('listitem').filter({ hasText: r.reason })).toContainText(`${r.count} samples`)
+    for (const r of status.rejects) await expect(main(page).getByRole('listitem').filter({ hasText: r.reason }).first()).toContainText(`${r.count} samples`)
     await page.getByRole('searchbox', { name: 'Search limits' }).fill('accept_ha')
     await expect(page.getByRole('region', { name: 'All limits' }).getByRole('row')).toHaveCount(2)
     await look(page, 'tenants-one')
@@ -312,15 +314,17 @@ test('everything with the keyboard alone', async ({ page }) => {
   await page.keyboard.press('Tab')
   await expect(page.getByRole('link', { name: 'Skip to the content' })).toBeFocused()
   for (const [key, name] of [['q', 'Query'], ['c', 'Cardinality'], ['p', 'Pipeline'], ['b', 'Blocks'], ['t', 'Tenants'], ['s', 'Start']] as const) {
-    await page.getByRole('main').focus()
+    if (key === 'c') await page.keyboard.press('Escape') // out of the editor
+    else await page.getByRole('main').focus()
     await page.keyboard.press('g')
     await page.keyboard.press(key)
     await expect(page.getByRole('navigation', { name: 'Views' }).getByRole('link', { name, exact: true })).toHaveAttribute('aria-current', 'page')
     await loaded(page)
+    if (key === 'q') await expect(editor(page)).toBeFocused() // an empty one is there to be typed into
   }
   await page.keyboard.press('g')
   await page.keyboard.press('q')
-  await loaded(page)
+  await expect(editor(page)).toBeFocused()
   await page.getByRole('main').focus()
   await page.keyboard.press('/')
   await expect(editor(page)).toBeFocused()

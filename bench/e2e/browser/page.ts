@@ -127,7 +127,7 @@ export async function open(page: Page, view: string, params: Record<string, stri
 export async function loaded(page: Page) {
   const main = page.getByRole('main')
   await expect(main).not.toBeEmpty()
-  await expect(main.locator('.waiting')).toHaveCount(0)
+  await expect(main.locator('p.waiting')).toHaveCount(0)
 }
 
 /** A view must say something in each of its states: a sentence, a table, a figure. */
