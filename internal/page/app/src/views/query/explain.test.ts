@@ -46,6 +46,7 @@ describe('barsOf', () => {
 it('sums up by kind, without counting time twice', () => {
   const groups = groupsOf(tree)
   expect(groups.find((g) => g.kind === 'work')).toMatchObject({ parts: 2, seconds: 1, longest: 1, counts: { samples: 7 } })
+  expect(groupsOf({ ...tree, name: '/query_range' }).some((g) => g.kind === 'query' || g.seconds === tree.seconds)).toBe(false) // the whole is no part
   expect(groups.find((g) => g.kind === 'consumer')).toMatchObject({ parts: 1, seconds: 0.2, counts: { series: 3 }, failed: 1 })
 })
 

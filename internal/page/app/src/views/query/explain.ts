@@ -1,6 +1,6 @@
 // The member "explain" of an answer (docs/query.md, "Where the time went"), laid out for people.
 
-import { bytes, count, exact } from '../../lib/format'
+import { bytes, count, exact, time } from '../../lib/format'
 
 export interface PartitionCoverage {
   partition: number
@@ -70,7 +70,7 @@ export function spanName(span: Span): string {
     case 'encode': return 'Write the answer'
     case 'send': return 'Send the rest'
     case 'cover': return 'Look at the results cache'
-    case 'part': return `Part ${short(v.start)} to ${short(v.end)}`
+    case 'part': return `Part ${when(v.start)} to ${when(v.end)}`
     case 'subtree': return `Evaluate over ${text(v.selector)}`
     case 'plan': return 'Plan: which blocks and partitions'
     case 'select': return `Select {${text(v.matchers)}}`
@@ -83,7 +83,7 @@ export function spanName(span: Span): string {
   return span.name
 }
 
-const short = (v: unknown) => text(v).replace(/^\d{4}-\d\d-\d\dT/, '').replace(/Z$/, '')
+const when = (v: unknown) => (Number.isFinite(Number(v)) ? time(Number(v)) : text(v)) // ms
 
 /** The counts of a span in words. */
 export function countsText(counts: Record<string, number> | undefined): string {
@@ -155,7 +155,7 @@ export interface Group {
 export function groupsOf(root: Span): Group[] {
   const groups = new Map<Kind, Group>()
   const walk = (span: Span, above: ReadonlySet<Kind>) => {
-    const kind = kindOf[span.name] ?? 'other'
+    const kind = span === root ? 'query' : (kindOf[span.name] ?? 'other')
     let inside = above
     if (kind !== 'query') {
       const g = groups.get(kind) ?? { kind, parts: 0, seconds: 0, longest: 0, counts: {}, failed: 0 }
