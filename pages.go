@@ -19,7 +19,11 @@ import (
 // printWelcome says what one can do now, where a person looks first.
 func printWelcome(w io.Writer, base string) {
 	fmt.Fprintf(w, `
-Sluice is up. Its own metrics are in already; try
+Sluice is up. Its own metrics are in already: look at them in a browser,
+
+    %[1]s/
+
+or with
 
     curl '%[1]s/prometheus/api/v1/query?query=up'
 
