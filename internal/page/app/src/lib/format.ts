@@ -74,3 +74,6 @@ export function value(v: number): string {
   if (abs !== 0 && (abs >= 1e15 || abs < 1e-6)) return v.toExponential(4)
   return String(Number(v.toPrecision(8)))
 }
+
+/** How long ago, in one unit, for where there is little room: 5 min ago. */
+export const agoBriefly = (ms: number | undefined | null, now = Date.now()): string => ago(ms, now).replace(/^(\S+ \S+) \S+ \S+ ago$/, '$1 ago')

@@ -1,7 +1,7 @@
 // The way of a sample as a picture: producers, log, consumers, bucket, compactors, readers, with today's figures on it.
 
 import type { ComponentChildren } from 'preact'
-import { ago, bytes, count, rate, seconds } from '../../lib/format'
+import { agoBriefly, bytes, count, rate, seconds } from '../../lib/format'
 import { notInBlocks, percent, plural, ratio, sum } from '../../lib/pipeline'
 import type { Pipeline, Process } from '../../lib/pipeline'
 import { Badge, Meter } from '../../ui'
@@ -146,8 +146,8 @@ function Bucket({ pipeline }: { pipeline: Pipeline }) {
   const last = Math.max(0, ...shipped)
   return (
     <Box name="Bucket" area="bucket">
-      <Line name="blocks until" value={to.length === pipeline.partitions.length && to.length > 0 ? ago(Math.min(...(to as number[])), pipeline.now) : 'not all yet'} />
-      <Line name="last shipped" value={ago(last, pipeline.now)} />
+      <Line name="blocks until" value={to.length === pipeline.partitions.length && to.length > 0 ? agoBriefly(Math.min(...(to as number[])), pipeline.now) : 'not all yet'} />
+      <Line name="last shipped" value={agoBriefly(last, pipeline.now)} />
     </Box>
   )
 }
