@@ -71,7 +71,7 @@ test('an address that is no view, and parameters that mean nothing', async ({ pa
   for (const [view, params] of [
     ['query', { 'g0.range_input': 'x', 'g0.end_input': 'yesterday', 'g0.tab': '7', 'g999.expr': 'up' }],
     ['cardinality', { by: 'x', range: '-1', n: '1e9', sort: '__proto__' }],
-    ['blocks', { block: 'no-such-block', from: 'x', to: '' }],
+    ['blocks', { id: 'no-such-block', from: 'x', to: '' }],
     ['tenants', { sort: 'constructor', offset: '-5' }],
     ['pipeline', { partition: '99' }],
   ] as const) {

@@ -1,6 +1,6 @@
 // The member "explain" of an answer (docs/query.md, "Where the time went"), laid out for people.
 
-import { bytes, count, exact } from '../../lib/format'
+import { bytes, count, exact, time } from '../../lib/format'
 
 export interface PartitionCoverage {
   partition: number
@@ -83,7 +83,7 @@ export function spanName(span: Span): string {
   return span.name
 }
 
-const short = (v: unknown) => text(v).replace(/^\d{4}-\d\d-\d\dT/, '').replace(/Z$/, '')
+const short = (v: unknown) => (typeof v === 'number' ? time(v) : text(v))
 
 /** The counts of a span in words. */
 export function countsText(counts: Record<string, number> | undefined): string {
