@@ -66,11 +66,12 @@ type jobRow struct {
 type blocksAnswer struct {
 	Tenant   schema.Tenant `json:"tenant"`
 	Now      int64         `json:"now"`
-	Total    int           `json:"total"` // before the limit, as the next four
+	Total    int           `json:"total"` // before the limit, as the next five
 	Bytes    int64         `json:"bytes"`
 	Samples  uint64        `json:"samples"`
 	Oldest   int64         `json:"oldest"` // sample; 0 = no block
 	Newest   int64         `json:"newest"`
+	SetAside int           `json:"quarantined"` // how many
 	Blocks   []blockRow    `json:"blocks"`
 	Jobs     []jobRow      `json:"jobs"`
 	TooLarge []jobRow      `json:"too_large"`
@@ -113,6 +114,9 @@ func (r *Reader) serveBlocks(req *http.Request, tenant schema.Tenant) (any, erro
 			answer.Oldest = e.MinTime
 		}
 		answer.Newest = max(answer.Newest, e.MaxTime-1)
+		if r.known.quarantined(e, now) != nil {
+			answer.SetAside++
+		}
 		if answer.Total++; len(answer.Blocks) < limit {
 			answer.Blocks = append(answer.Blocks, r.known.block(e, now))
 		}

@@ -3,6 +3,7 @@ package reader
 import (
 	"cmp"
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/util/httputil"
 
 	"sluice/internal/catalog"
+	"sluice/internal/fetch"
 	"sluice/internal/ha"
 	"sluice/internal/limits"
 	"sluice/internal/plan"
@@ -199,10 +201,11 @@ func (k *known) tenants(search string) []*tenantRow {
 // tenantStatus is what status/tenant answers.
 type tenantStatus struct {
 	Tenant     schema.Tenant       `json:"tenant"`
-	Now        int64               `json:"now"`    // ms, by the reader's clock
-	Limits     map[string]any      `json:"limits"` // by YAML name
-	Source     limits.Source       `json:"source"` // of them
-	Usage      map[string]float64  `json:"usage"`  // what of them is in use, over all producers
+	Now        int64               `json:"now"`              // ms, by the reader's clock
+	Newest     int64               `json:"newest,omitempty"` // time of the newest sample, ms; 0 = not known
+	Limits     map[string]any      `json:"limits"`           // by YAML name
+	Source     limits.Source       `json:"source"`           // of them
+	Usage      map[string]float64  `json:"usage"`            // what of them is in use, over all producers
 	TopMetrics []usage.MetricUsage `json:"top_metrics"`
 	Rejects    []writes.Rejected   `json:"rejects"`
 	HA         []haCluster         `json:"ha"`
@@ -221,11 +224,12 @@ type haCluster struct {
 const topMetrics = 10
 
 // serveTenant answers what a tenant may do, what it does, and what was refused.
-func (r *Reader) serveTenant(_ *http.Request, tenant schema.Tenant) (any, error) {
+func (r *Reader) serveTenant(req *http.Request, tenant schema.Tenant) (any, error) {
 	k, lim := r.known, r.known.Limits.For(tenant)
 	s := tenantStatus{
 		Tenant: tenant, Now: r.now().UnixMilli(), Limits: limits.All(lim), Source: k.Limits.Source(tenant), Rejects: k.Writes.Rejects(tenant), HA: []haCluster{},
 	}
+	s.Newest = r.newestSample(req.Context(), tenant)
 	for _, c := range k.HA.Snapshot() {
 		if c.Tenant == string(tenant) {
 			s.HA = append(s.HA, haCluster{c.Cluster, c.Replica, c.ElectedAt.UnixMilli(), c.ReceivedAt.UnixMilli(), c.FailoverTime, c.Epoch})
@@ -245,4 +249,33 @@ func (r *Reader) serveTenant(_ *http.Request, tenant schema.Tenant) (any, error)
 		s.Usage["ha_max_clusters"] = float64(len(s.HA))
 	}
 	return s, nil
+}
+
+// newestWait bounds how long an answer waits for consumers to say how new their samples are.
+const newestWait = 2 * time.Second
+
+// newestSample is the time of the tenant's newest sample, ms: of those in blocks, and of those that consumers hold, if they say so in time.
+func (r *Reader) newestSample(ctx context.Context, tenant schema.Tenant) (newest int64) {
+	for _, e := range r.known.Catalog.Blocks(tenant) {
+		newest = max(newest, e.MaxTime-1)
+	}
+	ctx, cancel := context.WithTimeout(ctx, newestWait)
+	defer cancel()
+	opts := &options{tenant: tenant, partial: true}
+	q := &query{reader: r, opts: opts}
+	got, err := ask(ctx, q, question[[]fetch.Interval]{
+		put: func(ctx context.Context, s *source) ([]fetch.Interval, error) { return s.held(ctx, opts) },
+	})
+	if err != nil {
+		return newest // what is known without them; whoever queries is told why
+	}
+	for _, held := range got.answers {
+		for _, h := range held {
+			if h.Maxt < math.MaxInt64 { // else it cannot tell
+				newest = max(newest, h.Maxt)
+			}
+		}
+	}
+	_ = got.close() // nothing is open
+	return newest
 }

@@ -82,7 +82,7 @@ function Shown({ answer: a, back, params }: { answer: Answer; back: Answer | und
   const shift = (share: number) => look([from + (to - from) * share, to + (to - from) * share])
   return (
     <>
-      <Totals blocks={blocks} total={a.total} now={a.now} />
+      <Totals all={a} />
       <Panel
         title="Time line"
         actions={
@@ -125,24 +125,19 @@ function Shown({ answer: a, back, params }: { answer: Answer; back: Answer | und
   )
 }
 
-function Totals({ blocks, total, now }: { blocks: readonly Block[]; total: number; now: number }) {
-  const size = blocks.reduce((n, b) => n + b.bytes, 0)
-  const samples = blocks.reduce((n, b) => n + b.samples, 0)
-  const series = blocks.reduce((n, b) => Math.max(n, b.series), 0)
-  const oldest = blocks.reduce((t, b) => Math.min(t, b.min_time), Infinity)
-  const newest = blocks.reduce((t, b) => Math.max(t, b.max_time), 0)
-  const some = total > blocks.length ? `of the newest ${count(blocks.length)}` : undefined
+function Totals({ all }: { all: Answer }) {
+  const series = all.blocks.reduce((n, b) => Math.max(n, b.series), 0)
   return (
     <Panel>
       <h2 class="visually-hidden">All blocks together</h2>
       <dl class="figures">
-        <Figure name="Blocks" value={exact(total)} />
-        <Figure name="Size" value={bytes(size)} hint={some} />
-        <Figure name="Samples" value={count(samples)} hint={some} />
-        <Figure name="Bytes a sample" value={samples > 0 ? (size / samples).toFixed(2) : '–'} />
+        <Figure name="Blocks" value={exact(all.total)} />
+        <Figure name="Size" value={bytes(all.bytes)} />
+        <Figure name="Samples" value={count(all.samples)} />
+        <Figure name="Bytes a sample" value={all.samples > 0 ? (all.bytes / all.samples).toFixed(2) : '–'} />
         <Figure name="Series" value={count(series)} hint="in the largest block" />
-        <Figure name="Oldest sample" value={ago(oldest === Infinity ? 0 : oldest, now)} hint={time(oldest === Infinity ? 0 : oldest)} />
-        <Figure name="Newest sample" value={ago(newest, now)} hint={time(newest)} />
+        <Figure name="Oldest sample" value={ago(all.oldest, all.now)} hint={time(all.oldest)} />
+        <Figure name="Newest sample" value={ago(all.newest, all.now)} hint={time(all.newest)} />
       </dl>
     </Panel>
   )

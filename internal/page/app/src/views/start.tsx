@@ -74,12 +74,9 @@ function HealthLine({ pipeline, ready, error, retry, access }: { pipeline: Pipel
 }
 
 interface TenantStatus {
+  newest?: number
   usage?: Record<string, number>
   rejects?: { reason: string; count: number; last: number }[]
-}
-
-interface Heads {
-  headStats: { numSeries: number; minTime: number; maxTime: number }
 }
 
 /** What is known of the tenant's own data. */
@@ -96,20 +93,17 @@ const smallEnoughToCount = 20_000
 
 async function arrivals(access: Access, tenant: string, signal: AbortSignal): Promise<Arrived> {
   const options = { signal, headers: uncounted }
-  const [status, heads] = await Promise.all([
-    get<TenantStatus>('api/v1/status/tenant', {}, options),
-    get<Heads>('api/v1/status/tsdb', { limit: 1 }, options).catch(() => undefined), // consumers may be away, the rest still tells
-  ])
-  const series = heads?.headStats.numSeries ?? 0
+  const status = await get<TenantStatus>('api/v1/status/tenant', {}, options)
+  const series = status.usage?.max_global_series_per_user ?? 0
   let onlyOwn = false
   if (tenant === access.self_monitoring_tenant && series > 0 && series < smallEnoughToCount) {
     const others = await get<{ result: unknown[] }>('api/v1/query', { query: 'count({__name__=~".+",job!="sluice"})' }, options).catch(() => undefined)
     onlyOwn = others?.result.length === 0
   }
   return {
-    active: status.usage?.max_global_series_per_user || heads?.headStats.numSeries,
+    active: status.usage?.max_global_series_per_user,
     perSecond: status.usage && (status.usage.ingestion_rate ?? 0) + (status.usage.native_histogram_ingestion_rate ?? 0),
-    newest: series > 0 ? heads?.headStats.maxTime : undefined,
+    newest: status.newest,
     onlyOwn,
     rejected: (status.rejects ?? []).reduce<Arrived['rejected']>((last, r) => (!last || r.last > last.last ? r : last), undefined),
   }

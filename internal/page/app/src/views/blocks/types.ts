@@ -49,7 +49,12 @@ export interface Job {
 export interface Blocks {
   tenant: string
   now: number
+  /** Of all blocks, also of those that are not listed. */
   total: number
+  bytes: number
+  samples: number
+  oldest: number
+  newest: number
   blocks: Block[]
   jobs: Job[]
   too_large: Job[]

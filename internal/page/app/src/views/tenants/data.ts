@@ -59,9 +59,7 @@ export interface TenantStatus {
 export const tenantStatus = (signal: AbortSignal): Promise<TenantStatus> => get('api/v1/status/tenant', {}, { signal })
 
 export interface BlocksSummary {
-  /** Live blocks in all, and those that the sums below are of. */
   total: number
-  counted: number
   bytes: number
   samples: number
   oldest: number
@@ -71,28 +69,10 @@ export interface BlocksSummary {
   tooLarge: number
 }
 
-interface Blocks {
-  total: number
-  blocks: { min_time: number; max_time: number; bytes: number; samples: number; quarantined?: unknown }[] | null
-  jobs?: unknown[] | null
-  too_large?: unknown[] | null
-}
-
 /** The tenant's blocks, summed up. */
 export async function blocksSummary(signal: AbortSignal): Promise<BlocksSummary> {
-  const found = await get<Blocks>('api/v1/status/blocks', { limit: 2000 }, { signal })
-  const blocks = found.blocks ?? []
-  return {
-    total: found.total,
-    counted: blocks.length,
-    bytes: blocks.reduce((n, b) => n + b.bytes, 0),
-    samples: blocks.reduce((n, b) => n + b.samples, 0),
-    oldest: Math.min(...blocks.map((b) => b.min_time)),
-    newest: Math.max(...blocks.map((b) => b.max_time)),
-    quarantined: blocks.filter((b) => b.quarantined).length,
-    jobs: found.jobs?.length ?? 0,
-    tooLarge: found.too_large?.length ?? 0,
-  }
+  const found = await get<Omit<BlocksSummary, 'jobs' | 'tooLarge'> & { jobs?: unknown[] | null; too_large?: unknown[] | null }>('api/v1/status/blocks', { limit: 1 }, { signal })
+  return { ...found, jobs: found.jobs?.length ?? 0, tooLarge: found.too_large?.length ?? 0 }
 }
 
 export interface ActiveQuery {

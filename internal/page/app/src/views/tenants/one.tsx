@@ -275,7 +275,6 @@ function BlocksPanel() {
             <Figure name="Size" value={bytes(b.bytes)} hint={b.samples > 0 ? `${count(b.samples)} samples, ${Number((b.bytes / b.samples).toFixed(2))} B each` : undefined} />
             <Figure name="From" value={ago(b.oldest).replace(/ ago$/, '')} hint={`to ${ago(b.newest)}`} />
           </dl>
-          {b.counted < b.total && <p class="hint">Size and times are of the newest {exact(b.counted)}.</p>}
           {(b.quarantined > 0 || b.tooLarge > 0) && (
             <p>
               {b.quarantined > 0 && <Badge tone="warning">{`${exact(b.quarantined)} quarantined`}</Badge>} {b.tooLarge > 0 && <Badge tone="warning">{`${exact(b.tooLarge)} too large to merge`}</Badge>}
