@@ -29,9 +29,14 @@ export function href(view: string, params: Record<string, string | undefined> | 
 /** Goes to an address. */
 export function go(to: string, replace = false) {
   history[replace ? 'replaceState' : 'pushState'](null, '', to)
-  const tenant = new URLSearchParams(location.search).get('tenant')
-  if (tenant !== null && tenant !== session.tenant) session.choose(tenant)
+  takeTenant()
   dispatchEvent(new Event(event))
+}
+
+/** Looks at the tenant that the address names, if it names one. */
+function takeTenant() {
+  const tenant = place().params.get('tenant')
+  if (tenant !== null && tenant !== session.tenant) session.choose(tenant)
 }
 
 /** Sets parameters of the view at hand; '' takes one away. */
@@ -50,10 +55,14 @@ export function usePlace(): Place {
   const [at, set] = useState(place)
   useEffect(() => {
     const moved = () => set(place())
-    addEventListener('popstate', moved)
+    const back = () => {
+      takeTenant()
+      moved()
+    }
+    addEventListener('popstate', back)
     addEventListener(event, moved)
     return () => {
-      removeEventListener('popstate', moved)
+      removeEventListener('popstate', back)
       removeEventListener(event, moved)
     }
   }, [])
