@@ -89,7 +89,7 @@ func ask[T any](ctx context.Context, q *query, what question[T]) (*asked[T], err
 		if len(missing) > 0 && !opts.partial {
 			return nil, missing[0]
 		}
-		got, failures, err := put(ctx, r, sources, what.put)
+		got, failures, err := put(ctx, r, sources, opts.partial, what.put)
 		if err != nil {
 			return nil, err
 		}
@@ -159,15 +159,19 @@ var errBehind = schema.Unavailable(schema.ErrStrongRead, nil, "the log was not a
 // machine), and a question put again for each of them would cost each one's silence.
 const grace = 100 * time.Millisecond
 
+// blockGrace is the same for blocks, of an answer that may be partial: when the bucket is away all of them fail, at about the same time, as its client
+// tries each request as often.
+const blockGrace = 3 * time.Second
+
 // failed is a source that gave no answer.
 type failed struct {
 	*source
 	err error
 }
 
-// put asks all sources at once, as far as Concurrency allows. After a failure it stops the others and returns what
+// put asks all sources at once, as far as Concurrency allows. After a failure it stops the others, if the answer may be partial after a grace, and returns what
 // failed, the first first; err is set when it is the caller who gave up.
-func put[T any](ctx context.Context, r *Reader, sources []*source, f func(context.Context, *source) (T, error)) (_ *asked[T], _ []failed, err error) {
+func put[T any](ctx context.Context, r *Reader, sources []*source, partial bool, f func(context.Context, *source) (T, error)) (_ *asked[T], _ []failed, err error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	got := &asked[T]{answers: make([]T, len(sources)), sources: sources, cancel: cancel}
 	var (
@@ -185,6 +189,10 @@ func put[T any](ctx context.Context, r *Reader, sources []*source, f func(contex
 		case errors.Is(err, fetch.ErrUnreachable):
 			if len(failures) == 0 { // one that fires after the end stops nothing
 				time.AfterFunc(grace, func() { cancel(errStopped) })
+			}
+		case partial && s.entry != nil && !trace.IsLimit(err):
+			if len(failures) == 0 {
+				time.AfterFunc(blockGrace, func() { cancel(errStopped) })
 			}
 		default:
 			defer cancel(errStopped)

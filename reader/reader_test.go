@@ -247,6 +247,23 @@ func TestPartial(t *testing.T) {
 	require.NoError(t, q.Close())
 }
 
+// TestPartialWithoutABucket: however many blocks cannot be read, they are found out together, and the rest is answered.
+func TestPartialWithoutABucket(t *testing.T) {
+	w := newWorld(t, nil, web.Tenancy{})
+	w.log.bounds = []log.Bounds{{End: 100}}
+	w.sources["c"] = &fakeSource{held: map[int32]int64{0: 0}, data: newData(t, map[string][]sample{"a": {{1, 1}}})}
+	w.dir[0] = []string{"c"}
+	const n = 3 * maxAttempts
+	for i := range byte(n) {
+		w.blocks.errs[w.block(i+1, 0, nil).ID] = schema.Unavailable(schema.ErrBlockUnreadable, nil, "the bucket is away: block %d", i)
+	}
+	got, set, err := w.selectAll(withOptions(context.Background(), &options{tenant: "acme", partial: true}))
+	require.NoError(t, err)
+	require.Equal(t, map[string][]sample{"a": {{1, 1}}}, got)
+	require.Len(t, set.Warnings(), n)
+	require.LessOrEqual(t, testutil.ToFloat64(w.reader.metrics.retries), float64(2))
+}
+
 func TestBlocks(t *testing.T) {
 	w := newWorld(t, nil, web.Tenancy{})
 	w.cat.snapshots = []snapshot{{}, {}}
