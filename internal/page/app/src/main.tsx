@@ -6,6 +6,7 @@ import './styles/frame.css'
 import { render } from 'preact'
 import type { ComponentType } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
+import { loadAccess } from './lib/access'
 import { useSession, useStored } from './lib/hooks'
 import { followLinks, href, usePlace } from './lib/route'
 import { Login } from './frame/login'
@@ -36,7 +37,7 @@ function App() {
   const s = useSession()
   const { view } = usePlace()
   useEffect(() => {
-    void s.load()
+    void loadAccess()
   }, [])
   useShortcuts()
   const name = entries.find(([v]) => v === view)?.[1] ?? 'Not found'
@@ -80,7 +81,7 @@ function App() {
         {s.login !== undefined ? (
           <Login />
         ) : s.failure ? (
-          <Failure error={s.failure} retry={() => void s.load()} />
+          <Failure error={s.failure} retry={() => void loadAccess()} />
         ) : !s.access ? (
           <Waiting />
         ) : right && !s.may(right) ? (

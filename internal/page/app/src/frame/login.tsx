@@ -1,4 +1,5 @@
 import { useEffect, useRef, useState } from 'preact/hooks'
+import { loadAccess } from '../lib/access'
 import { useSession } from '../lib/hooks'
 import { Choice, Notice, Panel } from '../ui'
 
@@ -14,7 +15,8 @@ export function Login() {
   const submit = async (e: Event) => {
     e.preventDefault()
     setAsking(true)
-    await s.signIn(way === 'password' ? user : '', secret)
+    s.signIn(way === 'password' ? user : '', secret)
+    await loadAccess()
     setAsking(false) // this form is gone if it went well
   }
   return (

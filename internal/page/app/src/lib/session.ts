@@ -1,8 +1,6 @@
 // Who looks, at which tenant, and what the page may show them. What outlives a reload: the tenant and the theme in localStorage,
 // the credentials in sessionStorage, for this tab alone.
 
-import { ApiError, get } from './api'
-
 /** The answer of /api/v1/status/access. */
 export interface Access {
   users: boolean
@@ -90,13 +88,12 @@ export class Session {
     this.changed()
   }
 
-  /** Takes credentials over and asks the server what they are worth. */
-  async signIn(user: string, secret: string) {
+  /** Takes credentials over. What they are worth the server has to be asked. */
+  signIn(user: string, secret: string) {
     const bytes = new TextEncoder().encode(`${user}:${secret}`)
     this.credentials = user ? `Basic ${btoa(String.fromCharCode(...bytes))}` : `Bearer ${secret}`
     write(sessionStorage, credentialsKey, this.credentials)
     this.login = undefined
-    await this.load()
   }
 
   signOut() {
@@ -111,20 +108,20 @@ export class Session {
     return this.credentials !== null
   }
 
-  /** Asks the server who this is. */
-  async load() {
-    try {
-      this.access = await get<Access>('api/v1/status/access', {}, { tenant: '' })
-      this.failure = undefined
-      // A tenant chosen earlier, by somebody else in this browser, may not be this user's.
-      const a = this.access
-      // The list may be cut.
-      const whole = a.tenants.length >= a.tenants_total && a.patterns.length === 0
-      if (a.users && this.chosen && whole && !a.tenants.includes(this.chosen) && !this.chosen.includes('|')) this.chosen = ''
-      if (a.users && !this.chosen && !a.default_tenant) this.chosen = a.tenants[0] ?? ''
-    } catch (err) {
-      if (!(err instanceof ApiError && err.status === 401)) this.failure = err as Error
-    }
+  /** Takes over what the server says of who this is. */
+  admit(a: Access) {
+    this.access = a
+    this.failure = undefined
+    // A tenant chosen earlier, by somebody else in this browser, may not be this user's. The list may be cut.
+    const whole = a.tenants.length >= a.tenants_total && a.patterns.length === 0
+    if (a.users && this.chosen && whole && !a.tenants.includes(this.chosen) && !this.chosen.includes('|')) this.chosen = ''
+    if (a.users && !this.chosen && !a.default_tenant) this.chosen = a.tenants[0] ?? ''
+    this.changed()
+  }
+
+  /** The server could not say who this is. */
+  failed(err: Error) {
+    this.failure = err
     this.changed()
   }
 }
