@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -117,6 +118,7 @@ func TestCluster(t *testing.T) {
 	}
 	t.Logf("%d blocks, %d of them merged", len(blocks), merged)
 	require.Positive(t, merged, "nothing was compacted")
+	c.seen()
 	c.sound()
 	require.ElementsMatch(t, n.kinds, slices.Collect(maps.Keys(n.done)), "some kind of fault did not happen")
 }
@@ -202,6 +204,51 @@ func (c *cluster) committed(admin *kadm.Client, ends kadm.ListedOffsets) kadm.Of
 		return nil
 	})
 	return least
+}
+
+// seen demands that every reader shows the whole cluster and finds nothing wrong with it. It asks nobody: what it shows stands in the log.
+func (c *cluster) seen() {
+	c.t.Helper()
+	for _, reader := range c.of("reader", "") {
+		eventually(c.t, "the reader shows the whole pipeline, and healthy", time.Minute, func() error {
+			var got struct {
+				Data struct {
+					Health struct {
+						State    string
+						Problems []struct{ What string }
+					}
+					Processes []struct {
+						ID     string
+						Silent bool
+					}
+					Partitions []struct{ Holders []struct{ ID string } }
+				}
+			}
+			resp, err := http.Get(reader.url("/-/pipeline"))
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+				return err
+			}
+			there := 0
+			for _, p := range got.Data.Processes {
+				if !p.Silent {
+					there++
+				}
+			}
+			for i, p := range got.Data.Partitions {
+				if len(p.Holders) < 2 {
+					return fmt.Errorf("partition %d has %d holders, wanted one of each zone", i, len(p.Holders))
+				}
+			}
+			if got.Data.Health.State != "ok" || there != len(c.members) || len(got.Data.Partitions) == 0 {
+				return fmt.Errorf("%s: %+v; %d of %d processes, %d partitions", got.Data.Health.State, got.Data.Health.Problems, there, len(c.members), len(got.Data.Partitions))
+			}
+			return nil
+		})
+	}
 }
 
 // sound stops everything at a moment at which nothing is half done, and demands that a deep check finds nothing.

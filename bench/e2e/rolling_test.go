@@ -123,5 +123,6 @@ func TestRollingRestart(t *testing.T) {
 	require.Zero(t, stats.Retries)
 	require.Zero(t, strongly.failed(), "strong reads that failed")
 	require.Zero(t, eventual.failed(), "eventual reads that failed")
+	c.seen()
 	c.sound()
 }
