@@ -1,7 +1,7 @@
 import '../styles/blocks.css'
 import { useMemo, useState } from 'preact/hooks'
 import { get } from '../lib/api'
-import { ago, bytes, count, exact, seconds, time } from '../lib/format'
+import { ago, agoBriefly, bytes, count, exact, seconds, time } from '../lib/format'
 import { useLoad, useSession } from '../lib/hooks'
 import type { Pipeline } from '../lib/pipeline'
 import { href, setParams, usePlace } from '../lib/route'
@@ -136,8 +136,8 @@ function Totals({ all }: { all: Answer }) {
         <Figure name="Samples" value={count(all.samples)} />
         <Figure name="Bytes a sample" value={all.samples > 0 ? (all.bytes / all.samples).toFixed(2) : '–'} />
         <Figure name="Series" value={count(series)} hint="in the largest block" />
-        <Figure name="Oldest sample" value={ago(all.oldest, all.now)} hint={time(all.oldest)} />
-        <Figure name="Newest sample" value={ago(all.newest, all.now)} hint={time(all.newest)} />
+        <Figure name="Oldest sample" value={agoBriefly(all.oldest, all.now)} hint={time(all.oldest)} />
+        <Figure name="Newest sample" value={agoBriefly(all.newest, all.now)} hint={time(all.newest)} />
       </dl>
     </Panel>
   )
