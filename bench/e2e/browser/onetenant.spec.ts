@@ -188,6 +188,23 @@ test.describe('query', () => {
     await expect(editor(page)).toContainText('page_temperature_celsius')
   })
 
+  test('who types while the editor is still loading goes on where they are', async ({ page }) => {
+    let release = () => {}
+    const gate = new Promise<void>((done) => (release = done))
+    await page.route(/\/codemirror-[^/]*\.js$/, async (route) => {
+      await gate
+      await route.continue()
+    })
+    await open(page, 'query')
+    await editor(page).click()
+    await page.keyboard.type('vecto')
+    await expect(editor(page)).toHaveValue('vecto') // the plain field
+    release()
+    await expect(page.locator('.cm-content')).toBeFocused()
+    await page.keyboard.type('r(7)')
+    await expect(editor(page)).toHaveText('vector(7)')
+  })
+
   test('a running query is cancelled', async ({ page }) => {
     let held = 0
     await page.route(/\/api\/v1\/query(_range)?$/, async (route) => { // a query that takes as long as it is waited for

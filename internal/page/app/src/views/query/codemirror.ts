@@ -20,6 +20,8 @@ export interface Problem {
 
 export interface Wishes {
   value: string
+  /** Where the cursor is, in characters. */
+  selection: { anchor: number; head: number } | undefined
   label: string
   /** The time range that completion looks at, ms. */
   window: () => { start: number; end: number }
@@ -128,6 +130,7 @@ export function mount(parent: HTMLElement, wishes: Wishes): Editor {
     parent,
     state: EditorState.create({
       doc: wishes.value,
+      selection: wishes.selection,
       extensions: [
         EditorView.cspNonce.of(nonce),
         Prec.highest(keymap.of([{ key: 'Enter', run }, { key: 'Mod-Enter', run }, { key: 'Shift-Enter', run: insertNewlineAndIndent }, { key: 'Escape', run: leave }])),
@@ -155,7 +158,7 @@ export function mount(parent: HTMLElement, wishes: Wishes): Editor {
     set(value) {
       if (value === view.state.doc.toString()) return
       quiet = true
-      view.dispatch({ changes: { from: 0, to: view.state.doc.length, insert: value } })
+      view.dispatch({ changes: { from: 0, to: view.state.doc.length, insert: value }, selection: { anchor: value.length } })
       quiet = false
     },
     insert(text) {

@@ -34,9 +34,12 @@ export function QueryEditor({ value, label, error, window, onChange, onRun, onFo
     import('./codemirror').then(
       ({ mount }) => {
         if (gone || !place.current) return
-        const typing = document.activeElement === plain.current && plain.current !== null
+        // Somebody may be typing: the next letter goes where it would have gone.
+        const field = plain.current
+        const typing = field !== null && document.activeElement === field
         editor.current = mount(place.current, {
-          value: latest.current.value,
+          value: field?.value ?? latest.current.value,
+          selection: field ? { anchor: field.selectionStart, head: field.selectionEnd } : undefined,
           label,
           window: () => latest.current.window(),
           onChange: (v) => latest.current.onChange(v),
