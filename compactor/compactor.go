@@ -275,7 +275,7 @@ func (c *Compactor) runOnce(ctx context.Context) (errs []error) {
 	}
 	errs = append(c.mergeAll(ctx), c.tidyAll(ctx)...)
 	c.metrics.missing.Set(float64(c.notes.missing()))
-	c.metrics.quarantined.Set(float64(c.notes.countSetAside(c.now())))
+	c.metrics.quarantined.Set(float64(c.notes.aside.Count(c.now())))
 	return errs
 }
 

@@ -8,13 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
-
-	"github.com/oklog/ulid/v2"
 
 	"sluice/internal/log"
 	"sluice/internal/plan"
-	"sluice/schema"
 )
 
 // What compactors leave for each other and for themselves after a restart, in the control topic:
@@ -40,13 +36,14 @@ type notes struct {
 	table  *log.Table
 	logger *slog.Logger
 
-	mu       sync.Mutex // guards the rest
-	shards   [shards]shardNote
-	setAside map[blockKey]plan.SetAside
+	aside plan.Quarantine // blocks that could not be read
+
+	mu     sync.Mutex // guards the rest
+	shards [shards]shardNote
 }
 
 func newNotes(l log.Log, logger *slog.Logger) *notes {
-	n := &notes{log: l, logger: logger, setAside: map[blockKey]plan.SetAside{}}
+	n := &notes{log: l, logger: logger}
 	n.table = log.NewTable(l, log.TopicControl, n.apply)
 	return n
 }
@@ -59,31 +56,23 @@ func (n *notes) apply(rec *log.Record) {
 
 // take takes one record over; what is not ours is no error.
 func (n *notes) take(key string, value []byte) error {
+	rest, ok := strings.CutPrefix(key, shardPrefix)
+	if !ok {
+		return n.aside.Take(key, value)
+	}
+	i, err := strconv.Atoi(rest)
+	if err != nil || i < 0 || i >= shards || strconv.Itoa(i) != rest {
+		return fmt.Errorf("note of shard %.40q", rest)
+	}
+	var note shardNote
+	if len(value) > 0 {
+		if err := json.Unmarshal(value, &note); err != nil {
+			return fmt.Errorf("note of shard %d: %w", i, err)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if rest, ok := strings.CutPrefix(key, shardPrefix); ok {
-		i, err := strconv.Atoi(rest)
-		if err != nil || i < 0 || i >= shards || strconv.Itoa(i) != rest {
-			return fmt.Errorf("note of shard %.40q", rest)
-		}
-		var note shardNote
-		if len(value) > 0 {
-			if err := json.Unmarshal(value, &note); err != nil {
-				return fmt.Errorf("note of shard %d: %w", i, err)
-			}
-		}
-		n.shards[i] = note
-		return nil
-	}
-	block, note, _, err := plan.DecodeSetAside(key, value)
-	switch {
-	case err != nil:
-		return err
-	case note == nil:
-		delete(n.setAside, block)
-	default:
-		n.setAside[block] = *note
-	}
+	n.shards[i] = note
 	return nil
 }
 
@@ -103,38 +92,6 @@ func (n *notes) missing() (sum int) {
 	return sum
 }
 
-// isSetAside says whether merges must leave the block alone at the time now.
-func (n *notes) isSetAside(key blockKey, now time.Time) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	note, ok := n.setAside[key]
-	return ok && note.Fresh(now)
-}
-
-// countSetAside is how many blocks merges leave alone.
-func (n *notes) countSetAside(now time.Time) (count int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, note := range n.setAside {
-		if note.Fresh(now) {
-			count++
-		}
-	}
-	return count
-}
-
-// setAsideOf lists the blocks of a tenant that there is a note of.
-func (n *notes) setAsideOf(tenant schema.Tenant) (ids []ulid.ULID) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for key := range n.setAside {
-		if key.Tenant == tenant {
-			ids = append(ids, key.ID)
-		}
-	}
-	return ids
-}
-
 // putShard writes the note of a shard. It holds here once it has come back through the log.
 func (n *notes) putShard(ctx context.Context, i int, note shardNote) error {
 	return n.put(ctx, shardPrefix+strconv.Itoa(i), note)
@@ -142,17 +99,13 @@ func (n *notes) putShard(ctx context.Context, i int, note shardNote) error {
 
 // putAside writes that a block is set aside, which holds here at once.
 func (n *notes) putAside(ctx context.Context, key blockKey, note plan.SetAside) error {
-	n.mu.Lock()
-	n.setAside[key] = note
-	n.mu.Unlock()
+	n.aside.Put(key, &note)
 	return n.put(ctx, plan.QuarantineKey(key), note)
 }
 
 // lift forgets that a block was set aside.
 func (n *notes) lift(ctx context.Context, key blockKey) error {
-	n.mu.Lock()
-	delete(n.setAside, key)
-	n.mu.Unlock()
+	n.aside.Put(key, nil)
 	if err := n.log.Append(ctx, log.TopicControl, []log.Record{{Key: []byte(plan.QuarantineKey(key))}}); err != nil {
 		return fmt.Errorf("forget that block %s of tenant %s was set aside: %w", key.ID, key.Tenant, err)
 	}

@@ -15,7 +15,7 @@ type looked struct {
 func (c *Compactor) Status() *processes.Compactor {
 	plan := c.cfg.plan()
 	s := &processes.Compactor{
-		Quarantined: c.notes.countSetAside(c.now()),
+		Quarantined: c.notes.aside.Count(c.now()),
 		Done:        int64(processes.Total(c.metrics.jobs.WithLabelValues(resultDone))),
 		Failed:      int64(processes.Total(c.metrics.jobs.WithLabelValues(resultFailed))),
 		Settle:      plan.Settle, Ranges: plan.Ranges, MaxBytes: plan.MaxJobBytes, MaxSeries: plan.MaxJobSeries,

@@ -102,7 +102,7 @@ func spaced(now time.Time, at int64, space time.Duration) bool {
 // tidyTenant takes the tenant's blocks on, and forgets the quarantine of those that are not live any more.
 func (c *Compactor) tidyTenant(held *lease.Lease, tenant schema.Tenant) error {
 	err := c.lifecycle(held, tenant)
-	for _, id := range c.notes.setAsideOf(tenant) {
+	for _, id := range c.notes.aside.Noted(tenant) {
 		if c.cat.Status(tenant, id) != catalog.Live {
 			err = errors.Join(err, c.notes.lift(held.Context(), blockKey{Tenant: tenant, ID: id}))
 		}

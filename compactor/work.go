@@ -106,7 +106,8 @@ func (c *Compactor) plan() []tenantJob {
 			continue
 		}
 		blocks = slices.DeleteFunc(slices.Clone(blocks), func(e *schema.BlockEntry) bool {
-			return c.notes.isSetAside(blockKey{Tenant: tenant, ID: e.ID}, now)
+			_, aside := c.notes.aside.Of(blockKey{Tenant: tenant, ID: e.ID}, now)
+			return aside
 		})
 		planned, tooLarge := plan.Jobs(now.UnixMilli(), blocks, c.cfg.plan())
 		seen.tooLarge += len(tooLarge)
@@ -319,7 +320,7 @@ func (c *Compactor) setAside(ctx context.Context, tenant schema.Tenant, e *schem
 	if err := c.notes.putAside(ctx, blockKey{Tenant: tenant, ID: e.ID}, note); err != nil {
 		c.logger.Warn("only this compactor knows until its end that a block is set aside", "tenant", tenant, "block", e.ID, "err", err)
 	}
-	c.metrics.quarantined.Set(float64(c.notes.countSetAside(c.now())))
+	c.metrics.quarantined.Set(float64(c.notes.aside.Count(c.now())))
 }
 
 // originOf describes the block that is made of inputs, which are in order of rank.

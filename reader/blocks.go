@@ -157,7 +157,7 @@ func (k *known) block(e *schema.BlockEntry, now time.Time) blockRow {
 }
 
 func (k *known) quarantined(e *schema.BlockEntry, now time.Time) *quarantined {
-	note, ok := k.Merges.setAside(plan.BlockKey{Tenant: e.Tenant, ID: e.ID}, now)
+	note, ok := k.Merges.aside.Of(plan.BlockKey{Tenant: e.Tenant, ID: e.ID}, now)
 	if !ok {
 		return nil
 	}

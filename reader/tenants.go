@@ -24,7 +24,7 @@ import (
 )
 
 // What is known of tenants beside their samples: for the page, and for who writes scripts. All of it is out of the log, so any
-// reader can answer.
+// reader can answer, but for the time of the newest sample, which consumers are asked for.
 
 // Known is where a reader has it from. All of it is run by the caller, and may be shared with other stages of the process.
 type Known struct {

@@ -211,7 +211,7 @@ func TestBlocksOfTenant(t *testing.T) {
 	_, body = shown("")
 	job = body["jobs"].([]any)[0].(map[string]any)
 	require.Equal(t, []any{"running", "c-0"}, []any{job["state"], job["by"]})
-	require.Zero(t, k.known.Merges.Quarantined(k.reader.now()))
+	require.Zero(t, k.known.Merges.aside.Count(k.reader.now()))
 
 	for path, want := range map[string]int{
 		"/" + id(1).String(): 200, "/" + id(9).String(): 404, "/nonsense": 400, "?start=x": 400, "?end=x": 400, "?limit=-1": 400,

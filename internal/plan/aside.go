@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -45,9 +46,9 @@ func QuarantineKey(k BlockKey) string {
 	return quarantinePrefix + string(k.Tenant) + "/" + k.ID.String()
 }
 
-// DecodeSetAside reads a record of the control topic. ours is false for what is no such note, which is no error; note is nil
+// decodeSetAside reads a record of the control topic. ours is false for what is no such note, which is no error; note is nil
 // when the block is set aside no more.
-func DecodeSetAside(key string, value []byte) (block BlockKey, note *SetAside, ours bool, err error) {
+func decodeSetAside(key string, value []byte) (block BlockKey, note *SetAside, ours bool, err error) {
 	rest, ours := strings.CutPrefix(key, quarantinePrefix)
 	if !ours {
 		return BlockKey{}, nil, false, nil
@@ -67,6 +68,67 @@ func DecodeSetAside(key string, value []byte) (block BlockKey, note *SetAside, o
 		return BlockKey{}, nil, true, fmt.Errorf("block set aside %s of tenant %s: %w", id, tenant, err)
 	}
 	return block, note, true, nil
+}
+
+// Quarantine knows which blocks are set aside, out of the control topic. The zero value knows none. It may be used from many goroutines.
+type Quarantine struct {
+	mu    sync.Mutex
+	notes map[BlockKey]SetAside // guarded by mu
+}
+
+// Take takes a record of the control topic over; what is no such note is no error.
+func (q *Quarantine) Take(key string, value []byte) error {
+	block, note, ours, err := decodeSetAside(key, value)
+	if ours && err == nil {
+		q.Put(block, note)
+	}
+	return err
+}
+
+// Put notes that a block is set aside, or with nil that it is no more.
+func (q *Quarantine) Put(block BlockKey, note *SetAside) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if note == nil {
+		delete(q.notes, block)
+		return
+	}
+	if q.notes == nil {
+		q.notes = map[BlockKey]SetAside{}
+	}
+	q.notes[block] = *note
+}
+
+// Of tells whether merges leave the block alone at the time now, and why.
+func (q *Quarantine) Of(block BlockKey, now time.Time) (SetAside, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	note, ok := q.notes[block]
+	return note, ok && note.Fresh(now)
+}
+
+// Count is how many blocks merges leave alone at the time now.
+func (q *Quarantine) Count(now time.Time) (n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, note := range q.notes {
+		if note.Fresh(now) {
+			n++
+		}
+	}
+	return n
+}
+
+// Noted lists the blocks of a tenant that there is a note of, be it an old one.
+func (q *Quarantine) Noted(tenant schema.Tenant) (ids []ulid.ULID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for block := range q.notes {
+		if block.Tenant == tenant {
+			ids = append(ids, block.ID)
+		}
+	}
+	return ids
 }
 
 // LeasePrefix and an ID make the name of the lease under which a merge is done.
