@@ -5,7 +5,8 @@ import { ago, bytes, exact, seconds, time } from '../../lib/format'
 import { useLoad } from '../../lib/hooks'
 import { queryLink } from '../../lib/own'
 import { href, setParams } from '../../lib/route'
-import { Badge, Copy, Drawer, Failure, Notice, Waiting } from '../../ui'
+import { Badge, Copy, Drawer, Failure, Notice, Table, Waiting } from '../../ui'
+import type { Column } from '../../ui'
 import { levelName } from './timeline'
 import type { Details, LogRange } from './types'
 
@@ -81,30 +82,16 @@ function Block({ block: b, now }: { block: Details; now: number }) {
       </dl>
       {replacedBy.length > 0 && <IDs title="Replaced by" ids={replacedBy} linked />}
       <h3>Files</h3>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Files">
-        <table>
-          <thead>
-            <tr>
-              <th scope="col">File</th>
-              <th scope="col" class="number">
-                Size
-              </th>
-              <th scope="col">Hash</th>
-            </tr>
-          </thead>
-          <tbody>
-            {(b.files ?? []).map((f) => (
-              <tr key={f.rel_path}>
-                <td>
-                  <code>{f.rel_path}</code>
-                </td>
-                <td class="number">{bytes(f.size_bytes)}</td>
-                <td>{f.hash ? <code title={f.hash.value}>{`${f.hash.hashFunc} ${f.hash.value.slice(0, 12)}…`}</code> : '–'}</td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        label="Files"
+        rows={b.files ?? []}
+        id={(f) => f.rel_path}
+        columns={[
+          { name: 'file', title: 'File', cell: (f) => <code>{f.rel_path}</code> },
+          { name: 'size', title: 'Size', number: true, cell: (f) => bytes(f.size_bytes) },
+          { name: 'hash', title: 'Hash', cell: (f) => (f.hash ? <code title={f.hash.value}>{`${f.hash.hashFunc} ${f.hash.value.slice(0, 12)}…`}</code> : '–') },
+        ]}
+      />
       <Ranges ranges={b.ranges ?? []} />
       <IDs title="Made of" ids={(b.sources ?? []).filter((s) => s !== b.id)} />
       <IDs title="Replaces" ids={b.replaces ?? []} />
@@ -117,19 +104,13 @@ export const perSample = (size: number, samples: number) => (samples > 0 ? `${(s
 function Ranges({ ranges }: { ranges: LogRange[] }) {
   if (ranges.length === 0) return null
   const topics = new Set(ranges.map((r) => r.topic_id).filter(Boolean))
-  const row = (r: LogRange) => (
-    <tr key={`${r.topic_id}/${r.partition}/${r.from}`}>
-      <td>{r.partition}</td>
-      <td class="number">{exact(r.from)}</td>
-      <td class="number">{exact(r.to)}</td>
-      <td class="number">{exact(r.to - r.from)}</td>
-      {topics.size > 1 && (
-        <td>
-          <code>{r.topic_id}</code>
-        </td>
-      )}
-    </tr>
-  )
+  const columns: Column<LogRange>[] = [
+    { name: 'partition', title: 'Partition', cell: (r) => r.partition },
+    { name: 'from', title: 'From', number: true, cell: (r) => exact(r.from) },
+    { name: 'to', title: 'To, exclusive', number: true, cell: (r) => exact(r.to) },
+    { name: 'records', title: 'Records', number: true, cell: (r) => exact(r.to - r.from) },
+  ]
+  if (topics.size > 1) columns.push({ name: 'topic', title: 'Topic', cell: (r) => <code>{r.topic_id}</code> })
   return (
     <>
       <h3>Where in the log it comes from</h3>
@@ -138,26 +119,7 @@ function Ranges({ ranges }: { ranges: LogRange[] }) {
           Topic <code>{[...topics][0]}</code>
         </p>
       )}
-      <div class="scroll" tabIndex={0} role="region" aria-label="Ranges of the log">
-        <table>
-          <thead>
-            <tr>
-              <th scope="col">Partition</th>
-              <th scope="col" class="number">
-                From
-              </th>
-              <th scope="col" class="number">
-                To, exclusive
-              </th>
-              <th scope="col" class="number">
-                Records
-              </th>
-              {topics.size > 1 && <th scope="col">Topic</th>}
-            </tr>
-          </thead>
-          <tbody>{ranges.slice(0, 200).map(row)}</tbody>
-        </table>
-      </div>
+      <Table label="Ranges of the log" columns={columns} rows={ranges.slice(0, 200)} id={(r) => `${r.topic_id}/${r.partition}/${r.from}`} />
       {ranges.length > 200 && <p class="hint">{ranges.length - 200} more</p>}
     </>
   )
