@@ -331,7 +331,7 @@ func (p *process) buildProducer() (err error) {
 			MaxBytes:  p.cli.Int64("consumer.max-generation-bytes"),
 			MaxSeries: p.cli.Int("consumer.max-generation-series"),
 		},
-	}, p.log, partitionsInUse{p.catalog, p.directory}, p.limits, p.tenancy, p.logger, p.reg)
+	}, p.log, partitionsInUse{p.log, p.catalog, p.directory}, p.limits, p.tenancy, p.logger, p.reg)
 	if err != nil {
 		return err
 	}
@@ -353,8 +353,9 @@ func (p *process) buildProducer() (err error) {
 	return nil
 }
 
-// partitionsInUse tells the producer what the topics of blocks and of members say of partitions.
+// partitionsInUse tells the producer what the log and the topics of blocks and of members say of partitions.
 type partitionsInUse struct {
+	log       log.Log
 	catalog   *catalog.Catalog
 	directory *members.Directory
 }
@@ -362,6 +363,18 @@ type partitionsInUse struct {
 func (u partitionsInUse) Known(ctx context.Context) (known int32, err error) {
 	if err := errors.Join(u.catalog.Sync(ctx), u.directory.Sync(ctx)); err != nil {
 		return 0, err
+	}
+	ends, err := u.log.Ends(ctx, log.TopicSamples)
+	if err != nil {
+		return 0, err
+	}
+	for p, end := range ends {
+		if end > 0 {
+			known = int32(p) + 1
+		}
+	}
+	if known == 0 { // the first start of all: that consumers have announced a part of the partitions by now says nothing
+		return 0, nil
 	}
 	for p := range u.catalog.Partitions() {
 		known = max(known, p+1)

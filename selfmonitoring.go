@@ -90,7 +90,7 @@ func (p *process) writeOwnMetrics(ctx context.Context, tenant schema.Tenant) err
 // buildOwnProducer makes a small producer for a process without one. It serves nobody, its metrics are nobody's, and it
 // writes no ticks: how long a generation is, only producers are told.
 func (p *process) buildOwnProducer() (err error) {
-	p.own, err = producer.New(producer.Config{NoTicks: true, MaxKnownSeries: ownSeries}, p.log, partitionsInUse{p.catalog, p.directory}, p.limits,
+	p.own, err = producer.New(producer.Config{NoTicks: true, MaxKnownSeries: ownSeries}, p.log, partitionsInUse{p.log, p.catalog, p.directory}, p.limits,
 		web.Tenancy{}, p.logger, prometheus.NewRegistry())
 	if err != nil {
 		return err

@@ -9,8 +9,9 @@ import (
 
 // InUse tells what is known of the samples topic's partitions beside their number.
 type InUse interface {
-	// Known returns one more than the highest partition that consumers have announced or shipped, 0 for none: once this
-	// process knows what was said before the call.
+	// Known returns one more than the highest partition that was ever written to, announced or shipped: once this process
+	// knows what was said before the call. It is 0 as long as none was written to: consumers take partitions one after the
+	// other, and what a first few of them announce is no reason to write to those alone.
 	Known(ctx context.Context) (int32, error)
 	// Held tells whether a consumer answers for the partition.
 	Held(partition int32) bool
