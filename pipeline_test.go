@@ -146,8 +146,9 @@ func TestPipelineTellsTheTruth(t *testing.T) {
 	build := func(p *process, stages []string) error {
 		later = &laterLog{Log: p.log}
 		p.log, p.bucket = later, awayBucket{p.bucket, &away}
-		p.directory = members.NewDirectory(p.log, p.logger)
-		p.running = append(p.running, task{"members, later", p.directory.Run})
+		p.control = log.NewTable(p.log, log.TopicControl)
+		p.directory = members.NewDirectory(p.control, p.logger)
+		p.running = append(p.running, task{"control topic, later", p.control.Run})
 		if err := p.build(stages); err != nil {
 			return err
 		}
