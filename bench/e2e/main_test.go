@@ -30,6 +30,10 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "bench/e2e: NOT RUNNING the tests of the real binary: %s\n", why)
 		return m.Run()
 	}
+	if err := flag.Set("test.parallel", "100"); err != nil { // who has to wait does so in beside
+		fmt.Fprintln(os.Stderr, "set how many tests may run at a time:", err)
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "sluice-e2e-bin-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "make a directory for the binary:", err)
@@ -98,6 +102,17 @@ func enabled(t *testing.T) {
 	if why := disabled(); why != "" {
 		skip(t, why)
 	}
+}
+
+// Places for tests that run beside each other. A browser keeps a core busy; the others mostly wait.
+var browsers, others = make(chan struct{}, 1), make(chan struct{}, 3)
+
+// beside lets a test run beside others as soon as there is a place. It comes before anything that takes time, or grows old.
+func beside(t *testing.T, places chan struct{}) {
+	t.Helper()
+	t.Parallel()
+	places <- struct{}{}
+	t.Cleanup(func() { <-places })
 }
 
 // skip skips, or fails where nothing may be skipped.

@@ -32,7 +32,7 @@ func browse(t *testing.T, spec, base string, env []string, world map[string]func
 	chromium := tool(t, "chromium", aptHint)
 
 	asked := make(chan func())
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // of a browser that hangs: each test in it has a limit of its own
 	defer cancel()
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		do, done := world[strings.TrimPrefix(r.URL.Path, "/")], make(chan struct{})
@@ -86,7 +86,7 @@ func browse(t *testing.T, spec, base string, env []string, world map[string]func
 // TestPageWithoutData: each view says what to do, and nothing throws.
 func TestPageWithoutData(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, browsers)
 	s := newInstance(t, workDir(t), "all", "--self-monitoring.tenant", "")
 	s.start()
 	s.ready(time.Minute)
@@ -165,7 +165,7 @@ func grouped(list []prompb.TimeSeries) []prompb.TimeSeries {
 // TestPageOneTenant: what every view shows is what was pushed and what the API says, with and without a mouse.
 func TestPageOneTenant(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, browsers)
 	dir := workDir(t)
 	limits := filepath.Join(dir, "limits.yaml")
 	require.NoError(t, os.WriteFile(limits, []byte("default: {accept_ha_samples: true}\n"), 0o644))
@@ -187,7 +187,7 @@ func TestPageOneTenant(t *testing.T) {
 // TestPageThousandTenants: a tenant is found among 1,000.
 func TestPageThousandTenants(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, browsers)
 	s := newInstance(t, workDir(t), "all", "--self-monitoring.tenant", "", "--tenancy.federation", "--producer.tick-interval", "1s")
 	s.start()
 	s.ready(time.Minute)
@@ -208,7 +208,7 @@ func TestPageThousandTenants(t *testing.T) {
 // TestPageZoneDown: with one of two zones away the page says so and queries are answered; without both it says what is missing.
 func TestPageZoneDown(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, browsers)
 	_, shared := kafka(t)
 	dir := workDir(t)
 	conf, bucket := filepath.Join(dir, "objstore.yaml"), filepath.Join(dir, "bucket")
@@ -251,7 +251,7 @@ func TestPageZoneDown(t *testing.T) {
 // TestPageBucketAway: what needs the bucket is an error with a way to try again, and then an answer.
 func TestPageBucketAway(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, browsers)
 	dir := workDir(t)
 	store := startS3(t, dir, seed(t))
 	store.retries(2) // as what the page does while it waits is the same for one second as for ten
@@ -281,7 +281,7 @@ func TestPageBucketAway(t *testing.T) {
 // TestPageRights: everybody sees what they may, and is told why not.
 func TestPageRights(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, browsers)
 	dir := workDir(t)
 	g := newGuarded(t, dir)
 	g.users(t, map[string]string{

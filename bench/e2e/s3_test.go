@@ -70,7 +70,7 @@ func (s *s3) start() {
 // upload is torn.
 func TestKillS3(t *testing.T) {
 	enabled(t)
-	t.Parallel()
+	beside(t, others)
 	dir := workDir(t)
 	store := startS3(t, dir, seed(t))
 	s := newInstance(t, dir, "all", append(fast(), "--tenancy.required", "--objstore.config-file", store.yaml)...)
