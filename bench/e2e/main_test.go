@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sluice/schema"
 )
 
 // repo is the root of the repository, sluiceBin the sluice that TestMain built.
@@ -38,6 +40,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "find the repository:", err)
 		return 1
 	}
+	const generation = "SLUICE_CONSUMER_GENERATION" // for all who do not ask for another
+	if os.Getenv(generation) == "" {
+		os.Setenv(generation, lasting().String())
+	}
 	sluiceBin = filepath.Join(dir, "sluice")
 	build := exec.Command("go", "build", "-o", sluiceBin, ".")
 	build.Dir = repo
@@ -46,6 +52,23 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// lasting is a length for generations that all outlast the test, whatever the time of day: they end at multiples of
+// their length, so those of two hours would end in some tests' middle, where what was in heads is in blocks.
+func lasting() time.Duration {
+	now := time.Now().UnixMilli()
+	best, lasts := time.Duration(0), int64(0)
+	for length := 24 * time.Hour; length > 16*time.Hour; length -= 10 * time.Minute {
+		shortest := length.Milliseconds()
+		for partition := range int32(16) {
+			shortest = min(shortest, schema.Generation{Length: length.Milliseconds()}.Boundary(now, partition)-now)
+		}
+		if shortest > lasts {
+			best, lasts = length, shortest
+		}
+	}
+	return best
 }
 
 // buildFailpoints builds, once, a sluice that can be told to die at a step.
