@@ -49,7 +49,7 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 	args := append([]string{
 		"sluice", "all", "--data-dir", filepath.Join(dir, "data"), "--http.listen", "127.0.0.1:0", "--instance", "near", "--log.level", "error",
 		"--limits.file", file, "--self-monitoring.tenant", "", "--log.fsync", string(log.FsyncOff), "--log.partitions", "2",
-		"--consumer.generation", lasting().String(), "--producer.tick-interval", "1s",
+		"--consumer.generation", unendingGeneration(time.Now(), 2).String(), "--producer.tick-interval", "1s", // the first tick tells of it
 	}, flags...)
 	main := app()
 	main.Command("all").Action = func(c *cli.Context) error {
@@ -79,21 +79,19 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 	return in, stop
 }
 
-// lasting is a length for generations that all outlast the test, whatever the time of day: they end at multiples of
-// their length, so those of two hours would end in some tests' middle, where what was in heads is in blocks.
-func lasting() time.Duration {
-	now := time.Now().UnixMilli()
-	best, lasts := time.Duration(0), int64(0)
-	for length := 24 * time.Hour; length > 16*time.Hour; length -= 10 * time.Minute {
-		shortest := length.Milliseconds()
-		for partition := range int32(16) {
-			shortest = min(shortest, schema.Generation{Length: length.Milliseconds()}.Boundary(now, partition)-now)
+// unendingGeneration is a length that ends no generation of the partitions within the next hour, whatever the time of day: a
+// test that looks at heads must not find them sealed because it is midnight.
+func unendingGeneration(now time.Time, partitions int32) time.Duration {
+	for length := 24 * time.Hour; ; length -= time.Hour {
+		ends := false
+		for p := range partitions {
+			end := schema.Generation{Length: length.Milliseconds()}.Boundary(now.UnixMilli(), p)
+			ends = ends || end < now.Add(time.Hour).UnixMilli()
 		}
-		if shortest > lasts {
-			best, lasts = length, shortest
+		if !ends {
+			return length
 		}
 	}
-	return best
 }
 
 // build builds the stages, and the second reader in a process of its own, as far as it knows.

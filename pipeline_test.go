@@ -182,7 +182,7 @@ func TestPipelineTellsTheTruth(t *testing.T) {
 		ended <- main.RunContext(ctx, []string{
 			"sluice", "all", "--data-dir", filepath.Join(dir, "data"), "--http.listen", "127.0.0.1:0", "--instance", "near", "--log.level", "error",
 			"--consumer.zone", "a", "--log.fsync", string(log.FsyncOff), "--log.partitions", "2",
-			"--consumer.generation", lasting().String(),
+			"--consumer.generation", unendingGeneration(time.Now(), 2).String(),
 		})
 	}()
 	t.Cleanup(sync.OnceFunc(func() {

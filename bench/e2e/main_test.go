@@ -42,7 +42,7 @@ func run(m *testing.M) int {
 	}
 	const generation = "SLUICE_CONSUMER_GENERATION" // for all who do not ask for another
 	if os.Getenv(generation) == "" {
-		os.Setenv(generation, lasting().String())
+		os.Setenv(generation, unendingGeneration().String())
 	}
 	sluiceBin = filepath.Join(dir, "sluice")
 	build := exec.Command("go", "build", "-o", sluiceBin, ".")
@@ -54,9 +54,9 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// lasting is a length for generations that all outlast the test, whatever the time of day: they end at multiples of
-// their length, so those of two hours would end in some tests' middle, where what was in heads is in blocks.
-func lasting() time.Duration {
+// unendingGeneration is a length for generations that all outlast the tests, whatever the time of day: they end at multiples of
+// their length, so one of two hours would end in the middle of some test, and what that looks for in heads would be in blocks.
+func unendingGeneration() time.Duration {
 	now := time.Now().UnixMilli()
 	best, lasts := time.Duration(0), int64(0)
 	for length := 24 * time.Hour; length > 16*time.Hour; length -= 10 * time.Minute {
