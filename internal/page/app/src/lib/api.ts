@@ -1,5 +1,6 @@
 // The page's one way to the server: relative to wherever the page is served, with the tenant and the credentials of the session.
 
+import { heard } from './clock'
 import { session } from './session'
 
 /** What went wrong, as the server says it. */
@@ -62,6 +63,7 @@ export async function ask(path: string, params: Params = {}, options: Options = 
     if (options.signal?.aborted) throw err
     throw new ApiError('The server does not answer. It may have stopped, or the network is away.', 0)
   }
+  heard(answer.headers.get('Date'))
   if (answer.ok) return answer
   const failure = await errorOf(answer)
   if (answer.status === 401) session.loginNeeded(failure.message)

@@ -1,5 +1,7 @@
 // Durations and times as people write them and as URLs carry them.
 
+import { now as serverNow } from './clock'
+
 const unitMs: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000, y: 31_536_000_000 }
 
 /** Prometheus' duration (1h30m, 2d) in ms; undefined if it is none. */
@@ -28,7 +30,7 @@ export function formatDuration(ms: number): string {
 }
 
 /** A point in time: "now", "now-1h", seconds or ms since 1970, or a date (2026-11-21 20:17[:08], local; with Z or offset as told). */
-export function parseTime(text: string, now = Date.now()): number | undefined {
+export function parseTime(text: string, now = serverNow()): number | undefined {
   const t = text.trim()
   if (t === '' || t === 'now') return now
   const relative = /^now\s*-\s*(.+)$/.exec(t)

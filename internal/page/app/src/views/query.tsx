@@ -1,6 +1,7 @@
 import '../styles/query.css'
 import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { get, uncounted } from '../lib/api'
+import { now } from '../lib/clock'
 import { useStored } from '../lib/hooks'
 import { go, usePlace } from '../lib/route'
 import { parseDuration } from '../lib/time'
@@ -49,7 +50,7 @@ export function Query() {
     [state, search, again],
   )
   const past = useMemo(() => parseHistory(stored), [stored])
-  const keep = (list: readonly string[]) => store(JSON.stringify(list.reduce((all, expr) => remember(all, expr, Date.now()), past)))
+  const keep = (list: readonly string[]) => store(JSON.stringify(list.reduce((all, expr) => remember(all, expr, now()), past)))
   const run = (list: readonly string[] = drafts) => {
     keep(list.filter((e, i) => e.trim() !== '' && !state.queries[i]?.hidden))
     setDrafts([...list])
@@ -63,7 +64,7 @@ export function Query() {
     change({ queries: state.queries.filter((_, n) => n !== i) })
   }
   const window = () => {
-    const end = state.end ?? Date.now()
+    const end = state.end ?? now()
     return { start: end - Math.max(state.range, 3_600_000), end }
   }
   const format = async (i: number) => {

@@ -2,6 +2,7 @@
 
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
 import { ApiError, ask } from '../../lib/api'
+import { now } from '../../lib/clock'
 import { gridOf, seriesLimit } from './range'
 import type { Grid } from './range'
 import type { Result } from './series'
@@ -101,7 +102,7 @@ export function useRuns(state: State, pixels: () => number) {
     abort.current?.abort()
     const mine = new AbortController()
     abort.current = mine
-    const now = Date.now()
+    const at = now()
     const asked = latest.current
     const update = (i: number, change: Partial<Run>) => {
       if (!mine.signal.aborted) set((all) => all.map((r, n) => (n === i ? { ...r, ...change } : r)))
@@ -118,7 +119,7 @@ export function useRuns(state: State, pixels: () => number) {
       asked.queries.map(async ({ expr, hidden }, i) => {
         if (hidden || expr.trim() === '') return
         try {
-          update(i, { answer: await once(expr, asked, now, pixels(), mine.signal), running: false })
+          update(i, { answer: await once(expr, asked, at, pixels(), mine.signal), running: false })
         } catch (err) {
           const explain = err instanceof ApiError ? (err.body?.explain as Explained | undefined) : undefined
           update(i, { error: err as Error, errorExplain: explain, running: false })
