@@ -309,7 +309,8 @@ export function Drawer({ title, onClose, children }: { title: ComponentChildren;
     addEventListener('keydown', key)
     return () => {
       removeEventListener('keydown', key)
-      before?.focus?.()
+      // Not if it was closed to go on elsewhere, such as in the editor.
+      if (document.activeElement === document.body || box.current?.contains(document.activeElement)) before?.focus?.()
     }
   }, [])
   return (

@@ -24,7 +24,7 @@ export function Pipeline() {
       {!p && !live.error && <Waiting />}
       {p && (
         <>
-          <HealthPanel health={p.health} now={p.now} />
+          {live.error ? <p class="hint">What follows was so at {time(p.now).slice(11)}.</p> : <HealthPanel health={p.health} now={p.now} />}
           <Panel>
             <h2 class="visually-hidden">The way of a sample</h2>
             <Flow pipeline={p} />

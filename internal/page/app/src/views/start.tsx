@@ -126,7 +126,7 @@ function Data({ access, tenant }: { access: Access; tenant: string }) {
           </p>
         </Notice>
       )}
-      {d && !waits && (
+      {d && !waits && !found.error && (
         <p class="verdict">
           <Badge tone={d.newest && now() - d.newest < 5 * 60_000 ? 'ok' : 'warning'}>{d.newest && now() - d.newest < 5 * 60_000 ? 'Yes, it is.' : 'It was, nothing came in the last minutes.'}</Badge>
         </p>

@@ -1,7 +1,7 @@
 // Running the queries of the view: one request for each, which are ended together when others take their place.
 
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
-import { ApiError, ask } from '../../lib/api'
+import { ApiError, ask, brokenOff } from '../../lib/api'
 import { now } from '../../lib/clock'
 import { gridOf, seriesLimit } from './range'
 import type { Grid } from './range'
@@ -78,7 +78,7 @@ async function once(expr: string, state: State, now: number, pixels: number, sig
   try {
     body = JSON.parse(text) as typeof body
   } catch {
-    throw new ApiError('The answer broke off before its end.', 0)
+    throw brokenOff(answer)
   }
   return { result: body.data, grid, at: end, limit, stats: body.data?.stats, explain: body.explain, warnings: body.warnings ?? [], infos: body.infos ?? [], took, bytes: text.length }
 }
