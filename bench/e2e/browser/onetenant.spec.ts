@@ -177,6 +177,15 @@ test.describe('query', () => {
     await expect(editor(page)).toHaveText('vector(2)')
   })
 
+  test('Enter behind the end of an expression runs it, whatever completion offers', async ({ page }) => {
+    await open(page, 'query')
+    await type(page, 'rate(page_requests_total[5m])')
+    await page.keyboard.press('Control+Space')
+    await expect(page.locator('.cm-tooltip-autocomplete')).toBeVisible()
+    await page.keyboard.press('Enter')
+    await expect.poll(() => new URL(page.url()).searchParams.get('g0.expr')).toBe('rate(page_requests_total[5m])')
+  })
+
   test('metrics are found by a part of their names', async ({ page }) => {
     await open(page, 'query')
     await page.getByRole('button', { name: 'Metrics' }).click()
