@@ -20,6 +20,7 @@ import (
 	"sluice/internal/auth"
 	"sluice/internal/catalog"
 	"sluice/internal/limits"
+	"sluice/internal/log"
 	"sluice/internal/members"
 )
 
@@ -56,7 +57,8 @@ func built(t *testing.T, args []string, stages ...string) *process {
 	require.NoError(t, err)
 	p.limits, err = limits.New(limits.Config{}, p.logger, p.reg)
 	require.NoError(t, err)
-	p.catalog, p.directory = catalog.New(p.log, p.logger, p.reg), members.NewDirectory(p.log, p.logger)
+	p.catalog, p.control = catalog.New(p.log, p.logger, p.reg), log.NewTable(p.log, log.TopicControl)
+	p.directory = members.NewDirectory(p.control, p.logger)
 	require.NoError(t, p.build(stages))
 	return p
 }

@@ -49,6 +49,7 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 	args := append([]string{
 		"sluice", "all", "--data-dir", filepath.Join(dir, "data"), "--http.listen", "127.0.0.1:0", "--instance", "near", "--log.level", "error",
 		"--limits.file", file, "--self-monitoring.tenant", "", "--log.fsync", string(log.FsyncOff), "--log.partitions", "2",
+		"--consumer.generation", unendingGeneration(time.Now(), 2).String(),
 	}, flags...)
 	main := app()
 	main.Command("all").Action = func(c *cli.Context) error {
@@ -76,6 +77,21 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 		return in.ready()
 	})
 	return in, stop
+}
+
+// unendingGeneration is a length that ends no generation of the partitions within the next hour, whatever the time of day: a
+// test that looks at heads must not find them sealed because it is midnight.
+func unendingGeneration(now time.Time, partitions int64) time.Duration {
+	for length := 24 * time.Hour; ; length -= time.Hour {
+		ends := false
+		for p := range partitions {
+			since := (now.UnixMilli() - length.Milliseconds()*p/16) % length.Milliseconds()
+			ends = ends || since > (length-time.Hour).Milliseconds()
+		}
+		if !ends {
+			return length
+		}
+	}
 }
 
 // build builds the stages, and the second reader in a process of its own, as far as it knows.

@@ -136,6 +136,7 @@ type process struct {
 	log       log.Log
 	bucket    objstore.InstrumentedBucket
 	catalog   *catalog.Catalog
+	control   *log.Table // of the control topic, for all that is known through it
 	directory *members.Directory
 	limits    *limits.Limits
 	auth      *auth.Auth
@@ -216,9 +217,10 @@ func runProcess(c *cli.Context, stages []string, build func(p *process, stages [
 		return err
 	}
 	p.catalog = catalog.New(p.log, logger, p.reg)
-	p.directory = members.NewDirectory(p.log, logger)
+	p.control = log.NewTable(p.log, log.TopicControl)
+	p.directory = members.NewDirectory(p.control, logger)
 	p.running = []task{
-		{"auth", p.auth.Run}, {"log", p.log.Run}, {"limits", p.limits.Run}, {"catalogue", p.catalog.Run}, {"members", p.directory.Run},
+		{"auth", p.auth.Run}, {"log", p.log.Run}, {"limits", p.limits.Run}, {"catalogue", p.catalog.Run}, {"control topic", p.control.Run},
 	}
 	if err := build(p, stages); err != nil {
 		return err
@@ -335,7 +337,7 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
-	p.usage = usage.NewTable(p.log, p.logger) // what consumers say of the tenants' series
+	p.usage = usage.NewTable(p.control, p.logger) // what consumers say of the tenants' series
 	p.producer.LimitSeries(p.usage)
 	if err := p.trackHA(p.reg); err != nil {
 		return err
@@ -349,7 +351,7 @@ func (p *process) buildProducer() (err error) {
 	if err != nil {
 		return err
 	}
-	p.running = append(p.running, task{"usage", p.usage.Run}, task{"producer", p.producer.Run}, task{"teller of writes", teller.Run})
+	p.running = append(p.running, task{"producer", p.producer.Run}, task{"teller of writes", teller.Run})
 	return nil
 }
 
@@ -423,7 +425,7 @@ func (p *process) buildCompactor() error {
 		OrphanDelay:        p.cli.Duration("compactor.orphan-delay"),
 		ReconcileInterval:  p.cli.Duration("compactor.reconcile-interval"),
 		TombstoneRetention: p.cli.Duration("compactor.tombstone-retention"),
-	}, p.log, p.catalog, p.bucket, p.limits, p.logger, p.reg)
+	}, p.log, p.control, p.catalog, p.bucket, p.limits, p.logger, p.reg)
 	if err != nil {
 		return err
 	}
@@ -466,7 +468,7 @@ func (p *process) buildReader() (err error) {
 	if err := p.showTenants(); err != nil {
 		return err
 	}
-	asked := queried.New(queried.Config{Instance: p.instance}, p.log, p.logger)
+	asked := queried.New(queried.Config{Instance: p.instance}, p.log, p.control, p.logger)
 	p.reader.TrackQueried(asked)
 	p.reader.Register(p.mux)
 	site, err := page.New(http.HandlerFunc(p.serveIndex))

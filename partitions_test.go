@@ -20,10 +20,11 @@ func TestPartitionsInUse(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 6, Fsync: log.FsyncOff}, logger, nil)
 	require.NoError(t, err)
-	blocks, directory := catalog.New(l, logger, nil), members.NewDirectory(l, logger)
+	blocks, control := catalog.New(l, logger, nil), log.NewTable(l, log.TopicControl)
+	directory := members.NewDirectory(control, logger)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	for _, run := range []func(context.Context) error{blocks.Run, directory.Run} {
+	for _, run := range []func(context.Context) error{blocks.Run, control.Run} {
 		running.Go(func() { _ = run(ctx) })
 	}
 	t.Cleanup(func() {

@@ -146,8 +146,9 @@ func TestPipelineTellsTheTruth(t *testing.T) {
 	build := func(p *process, stages []string) error {
 		later = &laterLog{Log: p.log}
 		p.log, p.bucket = later, awayBucket{p.bucket, &away}
-		p.directory = members.NewDirectory(p.log, p.logger)
-		p.running = append(p.running, task{"members, later", p.directory.Run})
+		p.control = log.NewTable(p.log, log.TopicControl)
+		p.directory = members.NewDirectory(p.control, p.logger)
+		p.running = append(p.running, task{"control topic, later", p.control.Run})
 		if err := p.build(stages); err != nil {
 			return err
 		}
@@ -181,6 +182,7 @@ func TestPipelineTellsTheTruth(t *testing.T) {
 		ended <- main.RunContext(ctx, []string{
 			"sluice", "all", "--data-dir", filepath.Join(dir, "data"), "--http.listen", "127.0.0.1:0", "--instance", "near", "--log.level", "error",
 			"--consumer.zone", "a", "--log.fsync", string(log.FsyncOff), "--log.partitions", "2",
+			"--consumer.generation", unendingGeneration(time.Now(), 2).String(),
 		})
 	}()
 	t.Cleanup(sync.OnceFunc(func() {

@@ -42,8 +42,7 @@ func stagesOf(stages []string) []string {
 
 // buildPipeline mounts what shows the whole cluster, and who may see what of it.
 func (p *process) buildPipeline(stages []string) {
-	p.processes = processes.NewDirectory(p.log, p.logger)
-	p.running = append(p.running, task{"processes of the cluster", p.processes.Run})
+	p.processes = processes.NewDirectory(p.control, p.logger)
 	reader.NewPipeline(p.log, p.catalog, p.directory, p.processes).Register(p.mux)
 	access := reader.Access{
 		Tenancy: p.tenancy, Stages: stagesOf(stages), Instance: p.instance, Version: version(), Self: p.ownTenant, Processes: p.processes,

@@ -21,7 +21,7 @@ func (p *process) trackHA(reg prometheus.Registerer) (err error) {
 	if p.ha != nil {
 		return nil
 	}
-	if p.ha, err = ha.New(ha.Config{Instance: p.instance}, p.log, p.logger, reg); err == nil {
+	if p.ha, err = ha.New(ha.Config{Instance: p.instance}, p.log, p.control, p.logger, reg); err == nil {
 		p.running = append(p.running, task{"HA tracker", p.ha.Run})
 	}
 	return err
@@ -30,8 +30,7 @@ func (p *process) trackHA(reg prometheus.Registerer) (err error) {
 // followWrites makes the process' table of what is written, if there is none.
 func (p *process) followWrites() {
 	if p.writes == nil {
-		p.writes = writes.NewTable(p.log, p.logger)
-		p.running = append(p.running, task{"table of writes", p.writes.Run})
+		p.writes = writes.NewTable(p.control, p.logger)
 	}
 }
 
@@ -39,17 +38,14 @@ func (p *process) followWrites() {
 // number of series is enough, and the HA tracker only follows.
 func (p *process) showTenants() error {
 	if p.usage == nil {
-		p.usage = usage.NewCounts(p.log, p.logger)
-		p.running = append(p.running, task{"usage", p.usage.Run})
+		p.usage = usage.NewCounts(p.control, p.logger)
 	}
 	if err := p.trackHA(nil); err != nil {
 		return err
 	}
 	p.followWrites()
-	merges := reader.NewMerges(p.log, p.logger)
-	p.running = append(p.running, task{"merges", merges.Run})
 	p.reader.ShowTenants(reader.Known{
-		Catalog: p.catalog, Usage: p.usage, Writes: p.writes, HA: p.ha, Merges: merges, Limits: p.limits, Plan: p.planSettings,
+		Catalog: p.catalog, Usage: p.usage, Writes: p.writes, HA: p.ha, Merges: reader.NewMerges(p.control, p.logger), Limits: p.limits, Plan: p.planSettings,
 	})
 	return nil
 }

@@ -237,7 +237,7 @@ func TestPlanSettings(t *testing.T) {
 	require.Equal(t, plan.Default(), p.planSettings())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- p.processes.Run(ctx) }()
+	go func() { done <- p.control.Run(ctx) }()
 	for i, c := range []string{
 		`{"looked":5,"settle":7,"ranges":[10,20],"max_job_bytes":3,"max_job_series":4}`, `{"looked":4,"settle":8,"ranges":[10]}`, `{"looked":9,"ranges":[0]}`,
 	} {

@@ -21,7 +21,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/thanos-io/objstore"
-	"golang.org/x/sync/errgroup"
 
 	"sluice/internal/catalog"
 	"sluice/internal/failpoint"
@@ -183,13 +182,13 @@ type failure struct {
 	until time.Time
 }
 
-// New makes a compactor. l is where it finds the others. reg may be nil.
-func New(cfg Config, l log.Log, cat *catalog.Catalog, bkt objstore.Bucket, lim Limits, logger *slog.Logger, reg prometheus.Registerer) (*Compactor, error) {
+// New makes a compactor. l is where it finds the others, by control, the table of the control topic. reg may be nil.
+func New(cfg Config, l log.Log, control *log.Table, cat *catalog.Catalog, bkt objstore.Bucket, lim Limits, logger *slog.Logger, reg prometheus.Registerer) (*Compactor, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	return &Compactor{
-		cfg: cfg, cat: cat, leases: lease.New(l, cfg.Instance, logger, reg), notes: newNotes(l, logger), bkt: bkt, lim: lim, logger: logger, metrics: newMetrics(reg),
+		cfg: cfg, cat: cat, leases: lease.New(l, control, cfg.Instance, logger, reg), notes: newNotes(l, control, logger), bkt: bkt, lim: lim, logger: logger, metrics: newMetrics(reg),
 		now: time.Now, step: func(name string) error { failpoint.Hit(name); return nil },
 		listed: map[schema.Tenant]bool{}, gone: map[blockKey]bool{}, marked: map[blockKey]bool{}, indexes: map[schema.Tenant][32]byte{},
 		failed: map[jobKey]failure{}, running: map[string]processes.Job{},
@@ -207,27 +206,14 @@ func (c *Compactor) SetClock(now func() time.Time) {
 
 // Run makes a pass over all tenants every Interval until ctx ends. What fails is logged and tried again. It may be called once.
 func (c *Compactor) Run(ctx context.Context) error {
-	// What follows the log outlives the passes, so that their leases can be given up.
-	follow, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	g, follow := errgroup.WithContext(follow)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(follow, cancel)()
-	g.Go(func() error { return c.follow(follow) })
-	g.Go(func() error {
-		defer stop()
-		return c.passes(ctx)
-	})
-	return g.Wait()
-}
-
-// follow keeps up with the other compactors until ctx ends. RunOnce waits for it.
-func (c *Compactor) follow(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.leases.Run(ctx) })
-	g.Go(func() error { return c.notes.table.Run(ctx) })
-	return g.Wait()
+	// The leases outlive the passes, so that they can be given up.
+	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
+	kept := make(chan error, 1)
+	go func() { kept <- c.leases.Run(keep) }()
+	err := c.passes(ctx)
+	stop()
+	<-kept
+	return err
 }
 
 func (c *Compactor) passes(ctx context.Context) error {
@@ -270,7 +256,7 @@ func (c *Compactor) runOnce(ctx context.Context) (errs []error) {
 	if err := c.cat.Sync(ctx); err != nil {
 		return []error{fmt.Errorf("read the catalogue: %w", err)}
 	}
-	if err := c.notes.table.Sync(ctx); err != nil {
+	if err := c.notes.control.Sync(ctx); err != nil {
 		return []error{fmt.Errorf("read the notes of other compactors: %w", err)}
 	}
 	errs = append(c.mergeAll(ctx), c.tidyAll(ctx)...)

@@ -530,7 +530,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	w := newWorld(t)
 	w.cfg.Interval = time.Millisecond
 	generations(w)
-	c := w.unfollowed()
+	c := w.idle()
 	w.setClock(time.UnixMilli(midnight + 27*hour))
 	ctx, cancel := context.WithCancel(context.Background())
 	w.onChange(func(what string, effect func() error) error {

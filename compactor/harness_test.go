@@ -229,17 +229,20 @@ func (b hookedBucket) Delete(ctx context.Context, name string) error {
 
 // compactor makes a new one, as after a restart.
 func (w *world) compactor() *Compactor {
-	c := w.unfollowed()
-	w.run(c.follow)
+	c := w.idle()
+	w.run(c.leases.Run)
 	return c
 }
 
-// unfollowed makes a new one that only Run can be called of.
-func (w *world) unfollowed() *Compactor {
+// idle makes a new one that only Run can be called of.
+func (w *world) idle() *Compactor {
 	w.reg = prometheus.NewPedanticRegistry()
-	c, err := New(w.cfg, hookedLog{w.log, w}, w.cat, hookedBucket{w.bkt, w}, w, promslog.NewNopLogger(), w.reg)
+	l := hookedLog{w.log, w}
+	control := log.NewTable(l, log.TopicControl)
+	c, err := New(w.cfg, l, control, w.cat, hookedBucket{w.bkt, w}, w, promslog.NewNopLogger(), w.reg)
 	require.NoError(w.t, err)
 	c.SetClock(w.now)
+	w.run(control.Run)
 	return c
 }
 

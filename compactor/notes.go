@@ -32,9 +32,9 @@ type shardNote struct {
 
 // notes follows what compactors have left.
 type notes struct {
-	log    log.Log
-	table  *log.Table
-	logger *slog.Logger
+	log     log.Log
+	control *log.Table
+	logger  *slog.Logger
 
 	aside plan.Quarantine // blocks that could not be read
 
@@ -42,9 +42,10 @@ type notes struct {
 	shards [shards]shardNote
 }
 
-func newNotes(l log.Log, logger *slog.Logger) *notes {
-	n := &notes{log: l, logger: logger}
-	n.table = log.NewTable(l, log.TopicControl, n.apply)
+// newNotes makes notes that know what control, the table of the control topic, has read.
+func newNotes(l log.Log, control *log.Table, logger *slog.Logger) *notes {
+	n := &notes{log: l, control: control, logger: logger}
+	control.On(n.apply)
 	return n
 }
 

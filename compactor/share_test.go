@@ -46,10 +46,12 @@ func (w *world) member(name string) *member {
 	cfg := w.cfg
 	cfg.Instance, cfg.Scratch = name, w.t.TempDir()
 	var err error
-	m.Compactor, err = New(cfg, l, cat, memberBucket{hookedBucket{w.bkt, w}, m}, w, promslog.NewNopLogger(), prometheus.NewPedanticRegistry())
+	control := log.NewTable(l, log.TopicControl)
+	m.Compactor, err = New(cfg, l, control, cat, memberBucket{hookedBucket{w.bkt, w}, m}, w, promslog.NewNopLogger(), prometheus.NewPedanticRegistry())
 	require.NoError(w.t, err)
 	m.SetClock(w.now)
-	w.run(m.follow)
+	w.run(control.Run)
+	w.run(m.leases.Run)
 	w.t.Cleanup(m.resume)
 	return m
 }
@@ -445,7 +447,7 @@ func TestQuarantineIsKept(t *testing.T) {
 	require.NoError(t, b.RunOnce(t.Context()))
 	require.Len(t, w.live("t"), 1)
 	require.Zero(t, b.notes.aside.Count(w.now()))
-	require.NoError(t, b.notes.table.Sync(t.Context()))
+	require.NoError(t, b.notes.control.Sync(t.Context()))
 	require.Empty(t, b.notes.aside.Noted("t"), "forgotten with the block")
 }
 
@@ -465,7 +467,7 @@ func FuzzNotes(f *testing.F) {
 	f.Add("compactor/shard/3", []byte(`{"by":"a","tidied":1,"reconciled":2,"missing":3}`))
 	f.Add("compactor/shard/03", []byte(nil))
 	f.Fuzz(func(t *testing.T, key string, value []byte) { // what is set aside is fuzzed in internal/plan
-		n := newNotes(nil, promslog.NewNopLogger())
+		n := newNotes(nil, log.NewTable(nil, log.TopicControl), promslog.NewNopLogger())
 		if err := n.take(key, value); err != nil {
 			require.Zero(t, n.shards)
 		}

@@ -33,7 +33,7 @@ func (c *Compactor) tidyAll(ctx context.Context) (errs []error) {
 		}
 	}
 	// Those that came before us may have left notes by now.
-	if err := c.notes.table.Sync(ctx); err != nil {
+	if err := c.notes.control.Sync(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("read the notes of other compactors: %w", err))
 	}
 	return errs
@@ -59,7 +59,7 @@ func (c *Compactor) tidyShard(ctx context.Context, i int, tenants []schema.Tenan
 	}
 	defer held.Release()
 	// Whoever had the lease just now has left a note before giving it up.
-	if err := c.notes.table.Sync(ctx); err != nil {
+	if err := c.notes.control.Sync(ctx); err != nil {
 		return resultFailed, fmt.Errorf("read the notes of other compactors: %w", err)
 	}
 	tidy, reconcile, note := due()

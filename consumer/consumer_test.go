@@ -121,13 +121,14 @@ func (s *system) run(cfg Config, logger *slog.Logger, change []func(*Config)) {
 	for _, f := range change {
 		f(&cfg)
 	}
-	directory := members.NewDirectory(s.log, logger)
+	control := log.NewTable(s.log, log.TopicControl)
+	directory := members.NewDirectory(control, logger)
 	s.consumer, err = New(cfg, s.log, s.catalog, directory, s.bucket, lim, logger, s.reg)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	var g errgroup.Group
 	g.Go(func() error { return s.catalog.Run(ctx) })
-	g.Go(func() error { return directory.Run(ctx) })
+	g.Go(func() error { return control.Run(ctx) })
 	g.Go(func() error { return s.consumer.Run(ctx) })
 	s.stop = func() {
 		cancel()

@@ -123,8 +123,7 @@ func TestCapFollowsTheLog(t *testing.T) {
 			w.write("a", limit, upTo(0, 2000)...)
 			require.Equal(t, 1032, count("a"))
 
-			table := usage.NewTable(s.log, slog.New(slog.DiscardHandler))
-			follow(t, table)
+			table := follow(t, s.log)
 			s.eventually(func() error { // those above the cap are not active
 				if v := table.View("a"); v.Series != 1032 || !v.Complete {
 					return fmt.Errorf("%d series", v.Series)
@@ -193,11 +192,14 @@ func TestUsageMeterIsBounded(t *testing.T) {
 }
 
 // follow runs a table until the test ends.
-func follow(t *testing.T, table *usage.Table) {
+func follow(t *testing.T, l log.Log) *usage.Table {
+	control := log.NewTable(l, log.TopicControl)
+	table := usage.NewTable(control, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- table.Run(ctx) }()
+	go func() { done <- control.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
+	return table
 }
 
 // A header that is no limit makes its record a dead letter, and stops nothing.
@@ -222,8 +224,7 @@ func TestUsageIsTold(t *testing.T) {
 			s := open(t, dir)
 			w := &numbered{s: s, version: version, epoch: 7, now: 1_700_000_000_000}
 			limit := schema.SeriesLimit{MaxSeries: 1000, Partitions: 2, Producer: 5}
-			table := usage.NewTable(s.log, slog.New(slog.DiscardHandler))
-			follow(t, table)
+			table := follow(t, s.log)
 			told := func(table *usage.Table, series, inHeads int64) {
 				t.Helper()
 				s.eventually(func() error {
@@ -255,8 +256,7 @@ func TestUsageIsTold(t *testing.T) {
 			s.stop()
 			s = open(t, dir)
 			w.s = s
-			again := usage.NewTable(s.log, slog.New(slog.DiscardHandler))
-			follow(t, again)
+			again := follow(t, s.log)
 			w.write("a", limit, 400)
 			told(again, 316, 11)
 			for n := range 315 {
@@ -275,8 +275,7 @@ func TestUsageOfZones(t *testing.T) {
 	b := c.consumer("b0", "b")
 	a.eventuallyHolds(testPartitions)
 	b.eventuallyHolds(testPartitions)
-	table := usage.NewTable(a.log, slog.New(slog.DiscardHandler))
-	follow(t, table)
+	table := follow(t, a.log)
 	var l ledger = map[schema.Tenant]map[string]map[int64]sample{}
 	now := time.Now().UnixMilli() - 3_600_000
 	a.someTraffic(rand.New(rand.NewPCG(1, 2)), l, &now, 300)

@@ -39,12 +39,13 @@ func newCounting(t testing.TB) *counting {
 	l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: countingPartitions, Fsync: log.FsyncOff}, logger, nil)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &counting{t: t, ctx: ctx, log: l, table: usage.NewTable(l, logger), next: make([]int64, countingPartitions)}
+	control := log.NewTable(l, log.TopicControl)
+	c := &counting{t: t, ctx: ctx, log: l, table: usage.NewTable(control, logger), next: make([]int64, countingPartitions)}
 	for range countingPartitions {
 		c.trackers = append(c.trackers, usage.NewTracker())
 	}
 	done := make(chan error, 1)
-	go func() { done <- c.table.Run(ctx) }()
+	go func() { done <- control.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)

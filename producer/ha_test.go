@@ -2,6 +2,7 @@ package producer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
@@ -33,19 +34,21 @@ func newHAFixture(t testing.TB, cfg Config, limitsYAML string) *haFixture {
 	f := &haFixture{fixture: newFixture(t, cfg, limitsYAML, 4)}
 	f.clock.Store(testNow.UnixNano())
 	f.now = func() time.Time { return time.Unix(0, f.clock.Load()) }
-	control, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 1, Fsync: log.FsyncOff, Now: f.now}, slog.New(slog.DiscardHandler), nil)
+	l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 1, Fsync: log.FsyncOff, Now: f.now}, slog.New(slog.DiscardHandler), nil)
 	require.NoError(t, err)
-	tracker, err := ha.New(ha.Config{Instance: "p"}, control, slog.New(slog.DiscardHandler), nil)
+	control := log.NewTable(l, log.TopicControl)
+	tracker, err := ha.New(ha.Config{Instance: "p"}, l, control, slog.New(slog.DiscardHandler), nil)
 	require.NoError(t, err)
 	tracker.SetClock(f.now)
 	f.TrackHA(tracker)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	go func() { done <- control.Run(ctx) }()
 	go func() { done <- tracker.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		require.NoError(t, <-done)
-		require.NoError(t, control.Close())
+		require.NoError(t, errors.Join(<-done, <-done))
+		require.NoError(t, l.Close())
 	})
 	return f
 }
@@ -373,7 +376,7 @@ func TestMoreReplicasThanNumbers(t *testing.T) {
 // TestNoElectionWithoutLog: if nothing can be decided the sender keeps its samples.
 func TestNoElectionWithoutLog(t *testing.T) {
 	f := newFixture(t, Config{AppendTimeout: 10 * time.Millisecond}, haLimits, 4)
-	tracker, err := ha.New(ha.Config{Instance: "p"}, f.log, slog.New(slog.DiscardHandler), nil)
+	tracker, err := ha.New(ha.Config{Instance: "p"}, f.log, log.NewTable(f.log, log.TopicControl), slog.New(slog.DiscardHandler), nil)
 	require.NoError(t, err)
 	f.TrackHA(tracker) // and nobody runs it
 	h := &haFixture{fixture: f}

@@ -13,24 +13,21 @@ import (
 // Merges knows what compactors say of blocks in the control topic: those that they have set aside, and the merges that are
 // under way.
 type Merges struct {
-	table  *log.Table
-	leases *lease.View
-	aside  plan.Quarantine
-	logger *slog.Logger
+	control *log.Table
+	leases  *lease.View
+	aside   plan.Quarantine
+	logger  *slog.Logger
 }
 
-// NewMerges makes Merges that know nothing until Run.
-func NewMerges(l log.Log, logger *slog.Logger) *Merges {
-	m := &Merges{leases: lease.NewView(plan.LeasePrefix, logger), logger: logger}
-	m.table = log.NewTable(l, log.TopicControl, m.apply)
+// NewMerges makes Merges that know what control, the table of the control topic, has read.
+func NewMerges(control *log.Table, logger *slog.Logger) *Merges {
+	m := &Merges{control: control, leases: lease.NewView(plan.LeasePrefix, logger), logger: logger}
+	control.On(m.apply)
 	return m
 }
 
-// Run follows the topic until ctx ends.
-func (m *Merges) Run(ctx context.Context) error { return m.table.Run(ctx) }
-
 // Sync waits until everything that was said before the call is known here.
-func (m *Merges) Sync(ctx context.Context) error { return m.table.Sync(ctx) }
+func (m *Merges) Sync(ctx context.Context) error { return m.control.Sync(ctx) }
 
 func (m *Merges) apply(rec *log.Record) {
 	m.leases.Apply(rec)

@@ -25,7 +25,7 @@ func askedWorld(t *testing.T, series map[string][]sample) (*world, string) {
 	w.log.bounds = []log.Bounds{{End: 100}}
 	w.sources["x"] = &fakeSource{held: map[int32]int64{0: 0}, data: newData(t, series)}
 	w.dir[0] = []string{"x"}
-	w.reader.TrackQueried(queried.New(queried.Config{Instance: "r"}, w.log, slog.New(slog.DiscardHandler)))
+	w.reader.TrackQueried(queried.New(queried.Config{Instance: "r"}, w.log, log.NewTable(w.log, log.TopicControl), slog.New(slog.DiscardHandler)))
 	return w, serve(t, w)
 }
 

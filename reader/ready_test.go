@@ -59,11 +59,12 @@ func BenchmarkReady(b *testing.B) {
 		runtime.ReadMemStats(&before)
 		start := time.Now()
 		run, cancel := context.WithCancel(ctx)
-		cat, dir := catalog.New(l, logger, nil), members.NewDirectory(l, logger)
+		cat, control := catalog.New(l, logger, nil), log.NewTable(l, log.TopicControl)
+		dir := members.NewDirectory(control, logger)
 		r, err := New(Config{}, l, cat, objstore.NewInMemBucket(), dir, func(members.Member) fetch.Source { return nil }, &fakeLimits{}, web.Tenancy{}, logger, nil)
 		require.NoError(b, err)
 		done := make(chan struct{}, 3)
-		for _, f := range []func(context.Context) error{cat.Run, dir.Run, r.Run} {
+		for _, f := range []func(context.Context) error{cat.Run, control.Run, r.Run} {
 			go func() {
 				_ = f(run)
 				done <- struct{}{}

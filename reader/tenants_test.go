@@ -40,15 +40,16 @@ func newKnowing(t testing.TB, tenancy web.Tenancy) *knowing {
 	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	lim, err := limits.New(limits.Config{}, logger, nil)
 	require.NoError(t, err)
-	tracker, err := ha.New(ha.Config{Instance: "reader"}, l, logger, nil)
+	control := log.NewTable(l, log.TopicControl)
+	tracker, err := ha.New(ha.Config{Instance: "reader"}, l, control, logger, nil)
 	require.NoError(t, err)
 	k := &knowing{world: newWorld(t, nil, tenancy), log: l, mux: http.NewServeMux(), known: Known{
-		Catalog: catalog.New(l, logger, nil), Usage: usage.NewCounts(l, logger), Writes: writes.NewTable(l, logger), HA: tracker,
-		Merges: NewMerges(l, logger), Limits: lim, Plan: plan.Default,
+		Catalog: catalog.New(l, logger, nil), Usage: usage.NewCounts(control, logger), Writes: writes.NewTable(control, logger), HA: tracker,
+		Merges: NewMerges(control, logger), Limits: lim, Plan: plan.Default,
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	for _, run := range []func(context.Context) error{l.Run, k.known.Catalog.Run, k.known.Usage.Run, k.known.Writes.Run, tracker.Run, k.known.Merges.Run} {
+	for _, run := range []func(context.Context) error{l.Run, k.known.Catalog.Run, control.Run, tracker.Run} {
 		wg.Go(func() { _ = run(ctx) })
 	}
 	t.Cleanup(func() { cancel(); wg.Wait() })

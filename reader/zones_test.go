@@ -37,11 +37,12 @@ func newCluster(t testing.TB) *cluster {
 	logger := slog.New(slog.DiscardHandler)
 	l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 1, Fsync: log.FsyncOff}, logger, nil)
 	require.NoError(t, err)
-	c := &cluster{newWorld(t, nil, web.Tenancy{}), l, members.NewDirectory(l, logger)}
+	control := log.NewTable(l, log.TopicControl)
+	c := &cluster{newWorld(t, nil, web.Tenancy{}), l, members.NewDirectory(control, logger)}
 	c.reader.dir = c.dir
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.dir.Run(ctx) }()
+	go func() { done <- control.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		<-done

@@ -20,7 +20,7 @@ import (
 )
 
 func follower(t testing.TB) *Tracker {
-	f, err := New(Config{Instance: "f"}, nil, slog.New(slog.DiscardHandler), nil)
+	f, err := New(Config{Instance: "f"}, nil, log.NewTable(nil, log.TopicControl), slog.New(slog.DiscardHandler), nil)
 	require.NoError(t, err)
 	return f
 }

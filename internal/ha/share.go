@@ -74,7 +74,7 @@ func (t *Tracker) begun(ctx context.Context) bool {
 	}
 	sync, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := t.table.Sync(sync); err != nil {
+	if err := t.control.Sync(sync); err != nil {
 		if ctx.Err() == nil {
 			t.logger.Warn("the history of HA replicas is not read yet", "err", err)
 		}

@@ -47,7 +47,7 @@ func (c *Config) Validate() error {
 type Tracker struct {
 	cfg     Config
 	log     log.Log
-	table   *log.Table
+	control *log.Table
 	logger  *slog.Logger
 	metrics *metrics
 	now     func() time.Time
@@ -81,39 +81,33 @@ type cluster struct {
 	claiming chan struct{} // not nil: a claim of this process is on its way; closed when it has come back
 }
 
-// New makes a Tracker that knows nothing until Run. reg may be nil.
-func New(cfg Config, l log.Log, logger *slog.Logger, reg prometheus.Registerer) (*Tracker, error) {
+// New makes a Tracker that writes to l and knows what control, the table of its control topic, has read. reg may be nil.
+func New(cfg Config, l log.Log, control *log.Table, logger *slog.Logger, reg prometheus.Registerer) (*Tracker, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	t := &Tracker{
-		cfg: cfg, log: l, logger: logger, metrics: newMetrics(reg), now: time.Now,
+		cfg: cfg, log: l, control: control, logger: logger, metrics: newMetrics(reg), now: time.Now,
 		asked: make(chan struct{}), caught: make(chan struct{}), ended: make(chan struct{}),
 		tenants: map[schema.Tenant]map[string]*cluster{}, byClaim: map[int64]*cluster{},
 		mend: map[*cluster]time.Time{}, told: map[string]int64{},
 	}
-	t.table = log.NewTable(l, log.TopicControl, t.apply)
+	control.On(t.apply)
 	return t, nil
 }
 
 // SetClock replaces the clock here; only before Run.
 func (t *Tracker) SetClock(now func() time.Time) { t.now = now }
 
-// Run follows the topic and tells what is heard here until ctx ends. It may be called once.
+// Run tells what is heard here until ctx ends, and then returns nil. It may be called once, and control must be running.
 func (t *Tracker) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	wg.Go(func() { t.share(ctx) })
-	err := t.table.Run(ctx)
-	cancel()
-	wg.Wait()
+	t.share(ctx)
 	close(t.ended)
-	return err
+	return nil
 }
 
 // Sync waits until everything that was decided before the call is known here.
-func (t *Tracker) Sync(ctx context.Context) error { return t.table.Sync(ctx) }
+func (t *Tracker) Sync(ctx context.Context) error { return t.control.Sync(ctx) }
 
 // Verdict is what to do with a series of a replica.
 type Verdict uint8
@@ -199,13 +193,13 @@ func (t *Tracker) Elect(ctx context.Context, tenant schema.Tenant, candidates []
 // round claims what is still to be claimed and waits for the outcome; done if there was nothing.
 func (t *Tracker) round(ctx context.Context, tenant schema.Tenant, candidates []Candidate, terms Terms) (done bool, err error) {
 	// A follower that lags would take a replica for silent of which the others have said that it lives.
-	if err := t.table.Sync(ctx); err != nil {
+	if err := t.control.Sync(ctx); err != nil {
 		return false, err
 	}
 	recs, begun, others := t.claims(tenant, candidates, terms)
 	if len(recs) > 0 {
 		if err = t.append(ctx, recs); err == nil {
-			err = t.table.Sync(ctx)
+			err = t.control.Sync(ctx)
 		}
 		t.claimed(begun)
 		if err != nil {

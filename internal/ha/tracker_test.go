@@ -50,14 +50,16 @@ func (f faulty) Append(ctx context.Context, topic string, recs []log.Record) err
 func start(t testing.TB, l log.Log, name string) *process {
 	p := &process{}
 	var err error
-	p.Tracker, err = New(Config{Instance: name}, faulty{l, p}, slog.New(slog.DiscardHandler), prometheus.NewPedanticRegistry())
+	control := log.NewTable(l, log.TopicControl)
+	p.Tracker, err = New(Config{Instance: name}, faulty{l, p}, control, slog.New(slog.DiscardHandler), prometheus.NewPedanticRegistry())
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	go func() { done <- control.Run(ctx) }()
 	go func() { done <- p.Run(ctx) }()
 	p.stop = sync.OnceFunc(func() {
 		cancel()
-		require.NoError(t, <-done)
+		require.NoError(t, errors.Join(<-done, <-done))
 	})
 	t.Cleanup(p.stop)
 	return p

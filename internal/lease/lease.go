@@ -23,7 +23,7 @@ import (
 // Leases knows who holds which lease as of the control topic, and keeps those of this process.
 type Leases struct {
 	log     log.Log
-	table   *log.Table
+	control *log.Table
 	holder  string
 	logger  *slog.Logger
 	metrics *metrics
@@ -56,15 +56,16 @@ type pending struct {
 	verdict chan bool // holds one
 }
 
-// New makes Leases that know nothing until Run. instance names this process to people; each Leases is a holder of its
-// own even so, for two processes may run under one name while one of them is being replaced. reg may be nil.
-func New(l log.Log, instance string, logger *slog.Logger, reg prometheus.Registerer) *Leases {
+// New makes Leases that write to l and know what control, the table of its control topic, has read. instance names this
+// process to people; each Leases is a holder of its own even so, for two processes may run under one name while one of
+// them is being replaced. reg may be nil.
+func New(l log.Log, control *log.Table, instance string, logger *slog.Logger, reg prometheus.Registerer) *Leases {
 	s := &Leases{
-		log: l, holder: instance + "#" + rand.Text()[:10], logger: logger, metrics: newMetrics(reg), now: time.Now,
+		log: l, control: control, holder: instance + "#" + rand.Text()[:10], logger: logger, metrics: newMetrics(reg), now: time.Now,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		entries: map[string]known{}, pending: map[string]*pending{}, held: map[string]*Lease{}, unwanted: map[string]bool{},
 	}
-	s.table = log.NewTable(l, log.TopicControl, s.apply)
+	control.On(s.apply)
 	return s
 }
 
@@ -74,26 +75,21 @@ func (s *Leases) SetClock(now func() time.Time) { s.now = now }
 // Holder is the name under which this process claims.
 func (s *Leases) Holder() string { return s.holder }
 
-// Run follows the topic and renews what is held until ctx ends; what is still held then is lost. It may be called once.
+// Run renews what is held until ctx ends, and then returns nil; what is still held then is lost. It may be called once, and
+// control must be running.
 func (s *Leases) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	wg.Go(func() { s.keep(ctx) })
-	err := s.table.Run(ctx)
-	cancel()
-	wg.Wait()
+	s.keep(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.held {
-		s.lose(l, errors.New("leases are not followed any more"))
+		s.lose(l, errors.New("leases are not renewed any more"))
 	}
 	close(s.ended)
-	return err
+	return nil
 }
 
 // Sync waits until everything that was claimed or given up before the call is known here.
-func (s *Leases) Sync(ctx context.Context) error { return s.table.Sync(ctx) }
+func (s *Leases) Sync(ctx context.Context) error { return s.control.Sync(ctx) }
 
 // Acquire takes the lease if nobody has it: it looks first, claims only what is free as far as is known here, and waits
 // until the claim has come back through the log. ok is false if somebody else has it, be it another part of this process.
@@ -164,7 +160,7 @@ func (s *Leases) claim(ctx context.Context, name string, ttl time.Duration, p *p
 	case <-ctx.Done():
 		return false, ctx.Err()
 	case <-s.ended:
-		return false, errors.New("leases are not followed any more")
+		return false, errors.New("leases are not renewed any more")
 	}
 }
 
@@ -176,7 +172,7 @@ func (s *Leases) catchUp(ctx context.Context) error {
 	if done {
 		return nil
 	}
-	if err := s.table.Sync(ctx); err != nil {
+	if err := s.control.Sync(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -48,16 +48,18 @@ func (c cuttable) Append(ctx context.Context, topic string, recs []log.Record) e
 
 func start(t *testing.T, l log.Log, name string) *process {
 	p := &process{reg: prometheus.NewPedanticRegistry()}
-	p.Leases = New(cuttable{l, p}, name, slog.New(slog.DiscardHandler), p.reg)
+	control := log.NewTable(l, log.TopicControl)
+	p.Leases = New(cuttable{l, p}, control, name, slog.New(slog.DiscardHandler), p.reg)
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	go func() { done <- control.Run(ctx) }()
 	go func() { done <- p.Run(ctx) }()
 	stopped := false
 	p.stop = func() {
 		if !stopped {
 			stopped = true
 			cancel()
-			require.NoError(t, <-done)
+			require.NoError(t, errors.Join(<-done, <-done))
 		}
 	}
 	t.Cleanup(p.stop)
@@ -196,10 +198,12 @@ func TestCutOffHolderStops(t *testing.T) {
 func TestStoodStill(t *testing.T) {
 	inTime(t, func(t *testing.T, l log.Log) {
 		var ahead atomic.Int64
-		a := New(l, "a", slog.New(slog.DiscardHandler), nil)
+		control := log.NewTable(l, log.TopicControl)
+		a := New(l, control, "a", slog.New(slog.DiscardHandler), nil)
 		a.SetClock(func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
 		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
+		done := make(chan error, 2)
+		go func() { done <- control.Run(ctx) }()
 		go func() { done <- a.Run(ctx) }()
 		held, ok, err := a.Acquire(ctx, "x", ttl)
 		require.NoError(t, err)
@@ -208,7 +212,7 @@ func TestStoodStill(t *testing.T) {
 		ahead.Store(int64(ttl))
 		require.ErrorIs(t, held.Err(), ErrLost)
 		cancel()
-		require.NoError(t, <-done)
+		require.NoError(t, errors.Join(<-done, <-done))
 		_, _, err = a.Acquire(context.Background(), "y", ttl)
 		require.Error(t, err, "Run has ended")
 	})
@@ -271,7 +275,7 @@ func TestSweep(t *testing.T) {
 }
 
 func TestAcquireRefuses(t *testing.T) {
-	s := New(nil, "a", slog.New(slog.DiscardHandler), nil)
+	s := New(nil, log.NewTable(nil, log.TopicControl), "a", slog.New(slog.DiscardHandler), nil)
 	for _, c := range []struct {
 		name string
 		ttl  time.Duration
@@ -385,7 +389,7 @@ func TestKafka(t *testing.T) {
 
 func TestMetricsLint(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	New(nil, "a", slog.New(slog.DiscardHandler), reg)
+	New(nil, log.NewTable(nil, log.TopicControl), "a", slog.New(slog.DiscardHandler), reg)
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Empty(t, problems)

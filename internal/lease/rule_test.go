@@ -18,7 +18,7 @@ import (
 //	<offset> <log time> <holder> renews <ttl> since=<offset> until=<log time>
 //	<offset> <log time> <holder> releases since=<offset> until=<log time>        (holder "-": an operator's)
 func follow(t *testing.T, records ...string) (told []string) {
-	s := New(nil, "follower", slog.New(slog.DiscardHandler), nil)
+	s := New(nil, log.NewTable(nil, log.TopicControl), "follower", slog.New(slog.DiscardHandler), nil)
 	v := NewView("x", slog.New(slog.DiscardHandler))
 	for _, text := range records {
 		rec := parse(t, text)
@@ -193,7 +193,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("lease/x"), []byte(`{"v":1,"holder":"a","ttl_ms":30000,"seq":1,"renews":{"since":1,"until":2}}`), "a", int64(5))
 	f.Add([]byte("lease/x"), []byte(nil), `{"v":1,"holder":"a","since":0,"until":9}`, int64(5))
 	f.Fuzz(func(t *testing.T, key, value []byte, header string, at int64) {
-		s := New(nil, "f", slog.New(slog.DiscardHandler), nil)
+		s := New(nil, log.NewTable(nil, log.TopicControl), "f", slog.New(slog.DiscardHandler), nil)
 		s.apply(&log.Record{Offset: 0, Time: 1, Key: []byte("lease/x"), Value: []byte(`{"v":1,"holder":"a","ttl_ms":30000}`)})
 		s.apply(&log.Record{Offset: 3, Time: at, Key: key, Value: value, Headers: []log.Header{{Key: releaseHeader, Value: []byte(header)}}})
 		require.LessOrEqual(t, len(s.entries), 2)

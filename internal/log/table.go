@@ -8,22 +8,34 @@ import (
 	"time"
 )
 
-// Table follows a topic of one partition from its start, so that somebody's state is a function of it.
+// Table follows a topic of one partition from its start, so that somebody's state is a function of it: that of one, or of
+// all in a process who want to know of the topic, so that it is read once and not by each of them.
 type Table struct {
 	log   Log
 	topic string
-	apply func(rec *Record)
 
-	mu      sync.Mutex    // guards the rest
+	mu      sync.Mutex // guards the rest
+	apply   []func(rec *Record)
+	running bool
 	pos     int64         // everything before it has been applied
 	changed chan struct{} // closed when pos moves or err is set
 	err     error         // why Run has ended
 }
 
-// NewTable returns a table that calls apply for each record, in order, from the goroutine of Run. The record is valid
-// during the call only. In a compacted topic a superseded record may or may not be among them.
-func NewTable(l Log, topic string, apply func(rec *Record)) *Table {
+// NewTable returns a table that calls each apply, and those that On adds, for each record, in order, from the goroutine of
+// Run. The record is valid during the call only. In a compacted topic a superseded record may or may not be among them.
+func NewTable(l Log, topic string, apply ...func(rec *Record)) *Table {
 	return &Table{log: l, topic: topic, apply: apply, changed: make(chan struct{})}
+}
+
+// On has apply called as well. It panics once Run is called: whoever came later would have missed the beginning.
+func (t *Table) On(apply func(rec *Record)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running {
+		panic("log: On after Run")
+	}
+	t.apply = append(t.apply, apply)
 }
 
 // lookAgain is how often Run sees whether the reader's position has moved without a record.
@@ -33,6 +45,9 @@ const lookAgain = 500 * time.Millisecond
 // moment, as while a leader is being elected, is asked again: who waits in Sync has a limit of his own. It fails when
 // the log is closed and when the topic is not the one it was.
 func (t *Table) Run(ctx context.Context) error {
+	t.mu.Lock()
+	t.running = true
+	t.mu.Unlock()
 	err := t.run(ctx)
 	if ctx.Err() != nil {
 		err = nil
@@ -89,7 +104,9 @@ func (t *Table) follow(ctx context.Context, r Reader) error {
 			return err
 		}
 		for i := range recs {
-			t.apply(&recs[i])
+			for _, apply := range t.apply { // not changed any more
+				apply(&recs[i])
+			}
 		}
 		t.moved(r.Position())
 	}

@@ -88,8 +88,8 @@ func put(ctx context.Context, l log.Log, id string, value []byte) error {
 
 // Directory knows the members as of the control topic.
 type Directory struct {
-	table  *log.Table
-	logger *slog.Logger
+	control *log.Table
+	logger  *slog.Logger
 
 	mu       sync.RWMutex
 	members  map[string]Member
@@ -105,18 +105,15 @@ type suspicion struct {
 	until    int64 // ms
 }
 
-// NewDirectory makes an empty directory; Run fills it.
-func NewDirectory(l log.Log, logger *slog.Logger) *Directory {
-	d := &Directory{logger: logger, members: map[string]Member{}, suspects: map[string]suspicion{}}
-	d.table = log.NewTable(l, log.TopicControl, d.apply)
+// NewDirectory makes an empty directory, which control, the table of the control topic, fills.
+func NewDirectory(control *log.Table, logger *slog.Logger) *Directory {
+	d := &Directory{control: control, logger: logger, members: map[string]Member{}, suspects: map[string]suspicion{}}
+	control.On(d.apply)
 	return d
 }
 
-// Run follows the control topic until ctx ends.
-func (d *Directory) Run(ctx context.Context) error { return d.table.Run(ctx) }
-
 // Sync waits until everything that was announced before the call is known here.
-func (d *Directory) Sync(ctx context.Context) error { return d.table.Sync(ctx) }
+func (d *Directory) Sync(ctx context.Context) error { return d.control.Sync(ctx) }
 
 func (d *Directory) apply(rec *log.Record) {
 	id, ok := strings.CutPrefix(string(rec.Key), keyPrefix)

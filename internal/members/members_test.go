@@ -18,9 +18,10 @@ func TestDirectory(t *testing.T) {
 	l, err := log.OpenEmbedded(log.EmbeddedConfig{Dir: t.TempDir(), Partitions: 2}, logger, nil)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
-	d := NewDirectory(l, logger)
+	control := log.NewTable(l, log.TopicControl)
+	d := NewDirectory(control, logger)
 	done := make(chan error, 1)
-	go func() { done <- d.Run(ctx) }()
+	go func() { done <- control.Run(ctx) }()
 	defer func() {
 		cancel()
 		err := <-done
@@ -65,7 +66,7 @@ func TestStaleMembersComeLast(t *testing.T) {
 
 // at makes a directory into which say puts announcements with their log times.
 func at() (d *Directory, say func(id, kind string, at int64)) {
-	d = NewDirectory(nil, slog.New(slog.DiscardHandler))
+	d = NewDirectory(log.NewTable(nil, log.TopicControl), slog.New(slog.DiscardHandler))
 	return d, func(id, kind string, at int64) {
 		d.apply(&log.Record{Time: at, Key: []byte("member/" + id), Value: []byte(`{"id":"` + id + `","kind":"` + kind + `","partitions":[{"partition":0,"applied":5}]}`)})
 	}

@@ -23,26 +23,23 @@ const maxProcesses = 10_000
 
 // Directory knows what the processes said.
 type Directory struct {
-	table  *log.Table
-	logger *slog.Logger
+	control *log.Table
+	logger  *slog.Logger
 
 	mu     sync.RWMutex
 	all    map[string]*Process // guarded by mu; by key
 	newest int64               // guarded by mu; log time of the last record of the topic, ms: ages are measured against it, as clocks differ
 }
 
-// NewDirectory makes an empty directory; Run fills it.
-func NewDirectory(l log.Log, logger *slog.Logger) *Directory {
-	d := &Directory{logger: logger, all: map[string]*Process{}}
-	d.table = log.NewTable(l, log.TopicControl, d.apply)
+// NewDirectory makes an empty directory, which control, the table of the control topic, fills.
+func NewDirectory(control *log.Table, logger *slog.Logger) *Directory {
+	d := &Directory{control: control, logger: logger, all: map[string]*Process{}}
+	control.On(d.apply)
 	return d
 }
 
-// Run follows the control topic until ctx ends.
-func (d *Directory) Run(ctx context.Context) error { return d.table.Run(ctx) }
-
 // Sync waits until everything that was said before the call is known here.
-func (d *Directory) Sync(ctx context.Context) error { return d.table.Sync(ctx) }
+func (d *Directory) Sync(ctx context.Context) error { return d.control.Sync(ctx) }
 
 func (d *Directory) apply(rec *log.Record) {
 	p, ours, err := decode(rec.Key, rec.Value)

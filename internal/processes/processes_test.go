@@ -23,7 +23,9 @@ func record(t *testing.T, p Process, at int64) *log.Record {
 	return &log.Record{Key: p.key(), Value: value, Time: at}
 }
 
-func newDirectory() *Directory { return NewDirectory(nil, slog.New(slog.DiscardHandler)) }
+func newDirectory() *Directory {
+	return NewDirectory(log.NewTable(nil, log.TopicControl), slog.New(slog.DiscardHandler))
+}
 
 func ids(all []Process) (out []string) {
 	for _, p := range all {

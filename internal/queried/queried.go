@@ -17,7 +17,6 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -132,10 +131,10 @@ func namesOf(ms []*labels.Matcher) (names []string) {
 
 // Tracker counts, tells, and knows what others have told.
 type Tracker struct {
-	cfg    Config
-	log    log.Log
-	table  *log.Table
-	logger *slog.Logger
+	cfg     Config
+	log     log.Log
+	control *log.Table
+	logger  *slog.Logger
 
 	mu      sync.Mutex // guards the rest
 	since   int64      // s
@@ -169,8 +168,8 @@ type chunkState struct {
 	at      int64 // when it was told, s
 }
 
-// New makes a tracker that starts nothing.
-func New(cfg Config, l log.Log, logger *slog.Logger) *Tracker {
+// New makes a tracker that writes to l and knows what control, the table of its control topic, has read.
+func New(cfg Config, l log.Log, control *log.Table, logger *slog.Logger) *Tracker {
 	if cfg.Interval == 0 {
 		cfg.Interval = time.Minute
 	}
@@ -178,29 +177,17 @@ func New(cfg Config, l log.Log, logger *slog.Logger) *Tracker {
 		cfg.Now = time.Now
 	}
 	t := &Tracker{
-		cfg: cfg, log: l, logger: logger, since: cfg.Now().Unix(),
+		cfg: cfg, log: l, control: control, logger: logger, since: cfg.Now().Unix(),
 		tenants: map[schema.Tenant]*tenantNames{}, others: map[recordKey]*chunk{}, told: map[string]struct{}{},
 	}
-	t.table = log.NewTable(l, log.TopicControl, t.apply)
+	control.On(t.apply)
 	return t
 }
 
-// Run follows the control topic, goes on from what this reader told before, and tells what changes until ctx ends, and at
-// the end once more.
+// Run goes on from what this reader told before, and tells what changes until ctx ends, and at the end once more. control
+// must be running.
 func (t *Tracker) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	followed := make(chan error, 1)
-	go func() { followed <- t.table.Run(ctx) }()
-	err := t.run(ctx)
-	cancel()
-	if ferr := <-followed; ferr != nil {
-		return fmt.Errorf("follow which metrics are queried: %w", ferr)
-	}
-	return err
-}
-
-func (t *Tracker) run(ctx context.Context) error {
-	if err := t.table.Sync(ctx); err != nil {
+	if err := t.control.Sync(ctx); err != nil {
 		return err
 	}
 	t.load()

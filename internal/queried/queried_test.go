@@ -43,9 +43,11 @@ func (c *clock) advance(d time.Duration) { c.s.Add(int64(d.Seconds())) }
 
 // start runs a tracker that tells nothing by itself until it stops.
 func start(t *testing.T, l log.Log, instance string, c *clock) (tr *Tracker, stop func()) {
-	tr = New(Config{Instance: instance, Interval: time.Hour, Now: c.now}, l, slog.New(slog.DiscardHandler))
+	control := log.NewTable(l, log.TopicControl)
+	tr = New(Config{Instance: instance, Interval: time.Hour, Now: c.now}, l, control, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	followed, done := make(chan error, 1), make(chan error, 1)
+	go func() { followed <- control.Run(ctx) }()
 	go func() { done <- tr.Run(ctx) }()
 	require.Eventually(t, func() bool {
 		tr.mu.Lock()
@@ -58,6 +60,7 @@ func start(t *testing.T, l log.Log, instance string, c *clock) (tr *Tracker, sto
 			stopped = true
 			cancel()
 			require.ErrorIs(t, <-done, context.Canceled)
+			require.NoError(t, <-followed)
 		}
 	}
 	t.Cleanup(stop)
@@ -186,7 +189,7 @@ func TestSharedAndKept(t *testing.T) {
 // is told again.
 func TestTelling(t *testing.T) {
 	l, c := openLog(t), newClock()
-	tr := New(Config{Instance: "r1", Interval: time.Minute, Now: c.now}, l, slog.New(slog.DiscardHandler))
+	tr := New(Config{Instance: "r1", Interval: time.Minute, Now: c.now}, l, log.NewTable(l, log.TopicControl), slog.New(slog.DiscardHandler))
 	ask(tr, "acme", "up")
 	require.Empty(t, tr.collect(true), "not before it is known what was told before")
 	tr.load()
@@ -303,7 +306,8 @@ func TestGoneReaders(t *testing.T) {
 
 // TestHostileRecords: records that make no sense change nothing and stop nobody.
 func TestHostileRecords(t *testing.T) {
-	tr := New(Config{Instance: "r1"}, openLog(t), slog.New(slog.DiscardHandler))
+	l := openLog(t)
+	tr := New(Config{Instance: "r1"}, l, log.NewTable(l, log.TopicControl), slog.New(slog.DiscardHandler))
 	good := `{"since":1,"names":{"up":[2,3]}}`
 	for key, value := range map[string]string{
 		"member/x": good, "queried/": good, "queried/acme": good, "queried/acme/0": good, "queried/acme/0/": good, "queried/acme/-1/r2": good,
@@ -321,8 +325,8 @@ func TestHostileRecords(t *testing.T) {
 
 // TestBytes measures what telling of 1,000 names takes.
 func TestBytes(t *testing.T) {
-	c := newClock()
-	tr := New(Config{Instance: "reader-0", Now: c.now}, openLog(t), slog.New(slog.DiscardHandler))
+	l, c := openLog(t), newClock()
+	tr := New(Config{Instance: "reader-0", Now: c.now}, l, log.NewTable(l, log.TopicControl), slog.New(slog.DiscardHandler))
 	tr.load()
 	for i := range 1000 {
 		for range 1 + i%50 {
@@ -345,7 +349,7 @@ func TestBytes(t *testing.T) {
 }
 
 func BenchmarkCount(b *testing.B) {
-	tr := New(Config{Instance: "r1"}, nil, slog.New(slog.DiscardHandler))
+	tr := New(Config{Instance: "r1"}, nil, log.NewTable(nil, log.TopicControl), slog.New(slog.DiscardHandler))
 	ms := []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "__name__", "up"), labels.MustNewMatcher(labels.MatchEqual, "job", "a")}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -15,9 +15,9 @@ import (
 // Table knows the series of all tenants as of the control topic: some 14 bytes for each series of a tenant with a limit,
 // and for each consumer that holds its partition. It may be asked from many goroutines.
 type Table struct {
-	table  *log.Table
-	logger *slog.Logger
-	counts bool // Known is not asked: hashes are not kept
+	control *log.Table
+	logger  *slog.Logger
+	counts  bool // Known is not asked: hashes are not kept
 
 	mu      sync.RWMutex
 	sources map[int32]map[string]*source // by partition and instance
@@ -82,25 +82,22 @@ func (v *View) Others(producer uint32) int {
 	return len(v.Producers)
 }
 
-// NewTable makes an empty table; Run fills it.
-func NewTable(l log.Log, logger *slog.Logger) *Table {
-	t := &Table{logger: logger, sources: map[int32]map[string]*source{}, views: map[schema.Tenant]*View{}}
-	t.table = log.NewTable(l, log.TopicControl, t.apply)
+// NewTable makes an empty table, which control, that of the control topic, fills.
+func NewTable(control *log.Table, logger *slog.Logger) *Table {
+	t := &Table{control: control, logger: logger, sources: map[int32]map[string]*source{}, views: map[schema.Tenant]*View{}}
+	control.On(t.apply)
 	return t
 }
 
 // NewCounts makes a table for somebody who wants numbers only: it keeps no series, and to it Known is always false.
-func NewCounts(l log.Log, logger *slog.Logger) *Table {
-	t := NewTable(l, logger)
+func NewCounts(control *log.Table, logger *slog.Logger) *Table {
+	t := NewTable(control, logger)
 	t.counts = true
 	return t
 }
 
-// Run follows the control topic until ctx ends.
-func (t *Table) Run(ctx context.Context) error { return t.table.Run(ctx) }
-
 // Sync waits until everything that was told before the call is known here.
-func (t *Table) Sync(ctx context.Context) error { return t.table.Sync(ctx) }
+func (t *Table) Sync(ctx context.Context) error { return t.control.Sync(ctx) }
 
 func (t *Table) apply(rec *log.Record) {
 	k, ours, err := decodeKey(rec.Key)

@@ -24,7 +24,7 @@ type topic struct {
 }
 
 func newTopic(t testing.TB) *topic {
-	return &topic{Table: NewTable(nil, slog.New(slog.NewTextHandler(io.Discard, nil))), t: t, now: 1_700_000_000_000}
+	return &topic{Table: NewTable(log.NewTable(nil, log.TopicControl), slog.New(slog.NewTextHandler(io.Discard, nil))), t: t, now: 1_700_000_000_000}
 }
 
 // take appends records and lets the table read them.
@@ -246,7 +246,7 @@ func TestZones(t *testing.T) {
 
 // Who wants numbers only has the same numbers, and keeps no series.
 func TestCounts(t *testing.T) {
-	o, counts := newTopic(t), NewCounts(nil, slog.New(slog.DiscardHandler))
+	o, counts := newTopic(t), NewCounts(log.NewTable(nil, log.TopicControl), slog.New(slog.DiscardHandler))
 	a, b := NewTracker(), NewTracker()
 	for _, tr := range []*Tracker{a, b} {
 		tr.Tick(o.now)
@@ -429,9 +429,10 @@ func TestTableFollowsTheLog(t *testing.T) {
 	require.NoError(t, err)
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	table := NewTable(l, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	control := log.NewTable(l, log.TopicControl)
+	table := NewTable(control, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	done := make(chan error, 1)
-	go func() { done <- table.Run(ctx) }()
+	go func() { done <- control.Run(ctx) }()
 	tr := NewTracker()
 	tr.Tick(time.Now().UnixMilli())
 	tr.Limit("a", limit(10))

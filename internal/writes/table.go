@@ -21,8 +21,8 @@ const (
 
 // Table knows what producers say of the tenants, as of the control topic. It may be asked from many goroutines.
 type Table struct {
-	table  *log.Table
-	logger *slog.Logger
+	control *log.Table
+	logger  *slog.Logger
 
 	mu        sync.RWMutex
 	instances map[string]*teller
@@ -44,18 +44,15 @@ type told[T any] struct {
 	what T
 }
 
-// NewTable makes an empty table; Run fills it.
-func NewTable(l log.Log, logger *slog.Logger) *Table {
-	t := &Table{logger: logger, instances: map[string]*teller{}}
-	t.table = log.NewTable(l, log.TopicControl, t.apply)
+// NewTable makes an empty table, which control, that of the control topic, fills.
+func NewTable(control *log.Table, logger *slog.Logger) *Table {
+	t := &Table{control: control, logger: logger, instances: map[string]*teller{}}
+	control.On(t.apply)
 	return t
 }
 
-// Run follows the control topic until ctx ends.
-func (t *Table) Run(ctx context.Context) error { return t.table.Run(ctx) }
-
 // Sync waits until everything that was told before the call is known here.
-func (t *Table) Sync(ctx context.Context) error { return t.table.Sync(ctx) }
+func (t *Table) Sync(ctx context.Context) error { return t.control.Sync(ctx) }
 
 func (t *Table) apply(rec *log.Record) {
 	k, ours, err := decodeKey(rec.Key)

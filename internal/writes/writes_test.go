@@ -51,7 +51,7 @@ type appender struct {
 }
 
 func newTopic() *topic {
-	return &topic{Table: NewTable(nil, slog.New(slog.DiscardHandler)), now: time.UnixMilli(1_700_000_000_000)}
+	return &topic{Table: NewTable(log.NewTable(nil, log.TopicControl), slog.New(slog.DiscardHandler)), now: time.UnixMilli(1_700_000_000_000)}
 }
 
 func (a appender) Append(_ context.Context, _ string, recs []log.Record) error {

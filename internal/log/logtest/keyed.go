@@ -83,9 +83,16 @@ func testTable(t *testing.T, s Store) {
 		}
 		state[string(r.Key)] = string(r.Value)
 	})
+	other := map[string]string{} // as another part of the process knows it
+	table.On(func(r *log.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		other[string(r.Key)] = string(r.Value)
+	})
 	value := func(k string) string {
 		mu.Lock()
 		defer mu.Unlock()
+		require.Equal(t, other[k], state[k])
 		return state[k]
 	}
 	put := func(k string, v []byte) {
@@ -104,6 +111,7 @@ func testTable(t *testing.T, s Store) {
 	wg.Wait()
 	require.NoError(t, early)
 	require.NoError(t, table.Sync(ctx))
+	require.Panics(t, func() { table.On(func(*log.Record) {}) }, "it would have missed the beginning")
 	require.Equal(t, "1", value("a"))
 	for i := range 20 {
 		put("a", []byte(fmt.Sprint(i)))
