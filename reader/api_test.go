@@ -229,6 +229,13 @@ func TestFailuresOfOurs(t *testing.T) {
 	require.Contains(t, got.json.Warnings[0], schema.ErrPartitionUnavailable)
 	got = post(t, base+"/api/v1/query", url.Values{"query": {"m"}, "partial_response": {"true"}})
 	require.Equal(t, 200, got.code)
+	for _, p := range []string{"/query?query=m&partial_response=perhaps", "/query?query=m&explain=x", "/labels?partial_response=x", "/read?explain=x"} {
+		if got = get(t, base+"/api/v1"+p); strings.HasPrefix(p, "/read") {
+			got = post(t, base+"/api/v1"+p, nil)
+		}
+		require.Equal(t, 400, got.code, p)
+		require.Contains(t, got.body, "must be true or false ("+schema.ErrDecode, p)
+	}
 	require.Equal(t, 200, get(t, base+"/api/v1/metadata").code, "metadata are a help only")
 
 	w.dir[0] = []string{"c"}

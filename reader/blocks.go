@@ -92,14 +92,21 @@ func (r *Reader) serveBlocks(req *http.Request, tenant schema.Tenant) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	if start > end {
+		return nil, badData("start is after end")
+	}
 	limit, err := between(req, "limit", defaultBlocks, 0, maxBlocks)
+	if err != nil {
+		return nil, err
+	}
+	all, err := boolean(req.Form, "all")
 	if err != nil {
 		return nil, err
 	}
 	now := r.now()
 	live := r.known.Catalog.Blocks(tenant)
 	shown := live
-	if isTrue(req.FormValue("all")) {
+	if all {
 		shown = r.known.Catalog.Entries(tenant)
 		slices.SortFunc(shown, catalog.Compare)
 	}

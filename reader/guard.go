@@ -108,8 +108,7 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 		return badData("%s is %q, must be %q or %q", consistencyHeader, c, consistencyStrong, consistencyWeak)
 	}
 	if promql == "" {
-		opts.wants(req.URL.Query())
-		return nil
+		return opts.wants(req.URL.Query())
 	}
 	req.Body = http.MaxBytesReader(w, req.Body, maxFormBytes)
 	// The handlers read their fields by FormValue, which knows multipart forms: look where they look.
@@ -122,7 +121,9 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 	if err != nil {
 		return badData("form cannot be read: %v", err)
 	}
-	opts.wants(req.Form)
+	if err := opts.wants(req.Form); err != nil {
+		return err
+	}
 	pattern := 0
 	for _, q := range req.Form[promql] {
 		if err := checkQuery(q); err != nil {
@@ -142,13 +143,25 @@ func (r *Reader) prepare(w http.ResponseWriter, req *http.Request, opts *options
 }
 
 // wants takes over what the parameters ask for.
-func (o *options) wants(form url.Values) {
-	o.partial, o.explain = isTrue(form.Get("partial_response")), isTrue(form.Get("explain"))
+func (o *options) wants(form url.Values) (err error) {
+	if o.partial, err = boolean(form, "partial_response"); err != nil {
+		return err
+	}
+	o.explain, err = boolean(form, "explain")
+	return err
 }
 
-func isTrue(s string) bool {
+// boolean reads a parameter that is false unless it says otherwise.
+func boolean(form url.Values, name string) (bool, error) {
+	s := form.Get(name)
+	if s == "" {
+		return false, nil
+	}
 	b, err := strconv.ParseBool(s)
-	return err == nil && b
+	if err != nil {
+		return false, badData("%s is %.50q, must be true or false", name, s)
+	}
+	return b, nil
 }
 
 func badData(format string, args ...any) *schema.Error {

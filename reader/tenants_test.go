@@ -215,7 +215,8 @@ func TestBlocksOfTenant(t *testing.T) {
 	require.Zero(t, k.known.Merges.aside.Count(k.reader.now()))
 
 	for path, want := range map[string]int{
-		"/" + id(1).String(): 200, "/" + id(9).String(): 404, "/nonsense": 400, "?start=x": 400, "?end=x": 400, "?limit=-1": 400,
+		"/" + id(1).String(): 200, "/" + id(9).String(): 404, "/nonsense": 400, "?start=x": 400, "?end=x": 400, "?limit=-1": 400, "?all=perhaps": 400, "?all=0": 200,
+		"?start=5&end=4": 400, "?start=5&end=5": 200,
 	} {
 		code, body := k.get(t, "acme", "/prometheus/api/v1/status/blocks"+path)
 		require.Equal(t, want, code, path)

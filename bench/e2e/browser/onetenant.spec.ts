@@ -177,6 +177,15 @@ test.describe('query', () => {
     await expect(editor(page)).toHaveText('vector(2)')
   })
 
+  test('Enter behind the end of an expression runs it, whatever completion offers', async ({ page }) => {
+    await open(page, 'query')
+    await type(page, 'rate(page_requests_total[5m])')
+    await page.keyboard.press('Control+Space')
+    await expect(page.locator('.cm-tooltip-autocomplete')).toBeVisible()
+    await page.keyboard.press('Enter')
+    await expect.poll(() => new URL(page.url()).searchParams.get('g0.expr')).toBe('rate(page_requests_total[5m])')
+  })
+
   test('metrics are found by a part of their names', async ({ page }) => {
     await open(page, 'query')
     await page.getByRole('button', { name: 'Metrics' }).click()
@@ -333,6 +342,28 @@ test.describe('tenants', () => {
     await look(page, 'tenants-one')
   })
 })
+
+for (const hours of [-1, 1]) {
+  test(`a browser whose clock is ${hours} h off sees what all others see`, async ({ page }) => {
+    await page.addInitScript((off) => {
+      const Real = Date
+      globalThis.Date = class extends Real {
+        constructor(...given: unknown[]) {
+          super(...((given.length === 0 ? [Real.now() + off] : given) as [number]))
+        }
+        static override now() {
+          return Real.now() + off
+        }
+      } as DateConstructor
+    }, hours * 3_600_000)
+    await open(page, '')
+    await expect(main(page)).toContainText('Yes, it is.')
+    await open(page, 'query', { 'g0.expr': 'count(up)', 'g0.tab': 'table' })
+    await expect(result(page)).toContainText('1')
+    await page.getByRole('button', { name: 'Last 1h' }).click()
+    await expect(page.getByRole('dialog', { name: 'Time range' })).toContainText(/Its clock is (59 min|1 h)/)
+  })
+}
 
 test('everything with the keyboard alone', async ({ page }) => {
   await open(page, '')

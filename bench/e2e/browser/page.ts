@@ -102,8 +102,12 @@ export async function look(page: Page, name: string) {
   expect.soft([...new Set(wrong)], `a look at ${name}`).toEqual([])
 }
 
-/** Two frames: sizes have been seen by observers, and what they changed is drawn. */
-const settled = (page: Page) => page.evaluate(() => new Promise<void>((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))))
+/** Two frames, and the end of what they set in motion: sizes have been seen by observers, what they changed is drawn, colours are those of the theme. */
+const settled = (page: Page) =>
+  page.evaluate(async () => {
+    await new Promise<void>((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))
+    await Promise.allSettled(document.getAnimations().map((a) => a.finished))
+  })
 
 /** What sticks out at the right, for a message. */
 const widest = (page: Page) =>

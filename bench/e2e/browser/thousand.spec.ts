@@ -77,3 +77,22 @@ test('the heaviest tenant', async ({ page }) => {
   await rows.nth(1).getByRole('link', { name: 'tenant-777', exact: true }).click()
   await expect(main(page).getByRole('row').filter({ hasText: 'tenant_many' })).toContainText('50')
 })
+
+test('a link names the tenant; one that does not is about the default one, and Back leads to it', async ({ page }) => {
+  const chosen = chooser(page)
+  await open(page, 'query', { 'g0.expr': 'tenant_number' })
+  await expect(chosen).toContainText('anonymous')
+  await chosen.click()
+  await page.getByRole('combobox', { name: 'Search tenants' }).fill('tenant-321')
+  await page.getByRole('listbox', { name: 'Tenants' }).getByRole('option', { name: 'tenant-321' }).click()
+  await expect(chosen).toContainText('tenant-321')
+  await page.goBack()
+  await expect(chosen).toContainText('anonymous')
+  await page.goForward()
+  await expect(chosen).toContainText('tenant-321')
+  await open(page, '') // the browser remembers, and the address says so
+  await expect(chosen).toContainText('tenant-321')
+  await expect.poll(() => new URL(page.url()).searchParams.get('tenant')).toBe('tenant-321')
+  await open(page, 'query', { 'g0.expr': 'tenant_number' })
+  await expect(chosen).toContainText('anonymous')
+})

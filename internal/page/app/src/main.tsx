@@ -8,7 +8,7 @@ import type { ComponentType } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
 import { loadAccess } from './lib/access'
 import { useSession, useStored } from './lib/hooks'
-import { followLinks, href, usePlace } from './lib/route'
+import { followLinks, href, nameTenant, usePlace } from './lib/route'
 import { Login } from './frame/login'
 import { TenantChooser } from './frame/tenant'
 import { Failure, Notice, Waiting } from './ui'
@@ -35,10 +35,14 @@ const entries = [
 
 function App() {
   const s = useSession()
-  const { view } = usePlace()
+  const { view, params } = usePlace()
   useEffect(() => {
     void loadAccess()
   }, [])
+  const search = params.toString()
+  useEffect(() => {
+    if (s.access) nameTenant()
+  }, [s.access, s.tenant, search])
   useShortcuts()
   const name = entries.find(([v]) => v === view)?.[1] ?? 'Not found'
   useEffect(() => {

@@ -44,7 +44,9 @@ export function TenantChooser() {
     }
   }, [open])
   const access = s.access
-  if (!access || access.tenancy === 'off' || (access.users && access.tenants_total <= 1 && access.patterns.length === 0)) return null
+  // Whoever has one tenant has nothing to choose, unless a link has brought them to another one.
+  const only = !!access?.users && access.tenants_total <= 1 && access.patterns.length === 0 && (s.tenant === '' || access.tenants.includes(s.tenant))
+  if (!access || access.tenancy === 'off' || only) return null
   const close = () => {
     setOpen(false)
     button.current?.focus()

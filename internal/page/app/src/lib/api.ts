@@ -1,5 +1,6 @@
 // The page's one way to the server: relative to wherever the page is served, with the tenant and the credentials of the session.
 
+import { heard } from './clock'
 import { session } from './session'
 
 /** What went wrong, as the server says it. */
@@ -62,6 +63,7 @@ export async function ask(path: string, params: Params = {}, options: Options = 
     if (options.signal?.aborted) throw err
     throw new ApiError('The server does not answer. It may have stopped, or the network is away.', 0)
   }
+  heard(answer.headers.get('Date'))
   if (answer.ok) return answer
   const failure = await errorOf(answer)
   if (answer.status === 401) session.loginNeeded(failure.message)
@@ -76,10 +78,21 @@ async function errorOf(answer: Response): Promise<ApiError> {
     const said = body.error ?? body.message
     if (typeof said === 'string') return new ApiError(said, answer.status, after, body)
   } catch {
-    // not JSON: the text is the message
+    // not JSON: the text is the message, of a proxy's page its title
   }
-  return new ApiError(text.trim().slice(0, 2000) || `${answer.status} ${answer.statusText}`, answer.status, after)
+  const title = /<title>\s*([^<]+?)\s*<\/title>/i.exec(text)?.[1]
+  const plain = /^\s*</.test(text) ? (title ? `${title} (HTTP ${answer.status}, not an answer of Sluice)` : '') : text.trim().slice(0, 2000)
+  return new ApiError(plain || `${answer.status} ${answer.statusText}`, answer.status, after)
 }
+
+/** What is said of an answer with a good status that cannot be read. */
+export const brokenOff = (answer: Response) =>
+  new ApiError(
+    /html/.test(answer.headers.get('Content-Type') ?? '')
+      ? 'This is no answer of Sluice but a page of something in between, such as a proxy that wants a login. Load the page again.'
+      : 'The answer broke off before its end.',
+    0,
+  )
 
 /** An answer in Prometheus' envelope. */
 export interface Envelope<T> {
@@ -97,7 +110,7 @@ export async function envelope<T>(path: string, params?: Params, options?: Optio
     return (await answer.json()) as Envelope<T>
   } catch (err) {
     if (options?.signal?.aborted) throw err
-    throw new ApiError('The answer broke off before its end.', 0)
+    throw brokenOff(answer)
   }
 }
 

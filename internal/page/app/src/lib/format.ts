@@ -1,5 +1,7 @@
 // Numbers and times for people.
 
+import { now as serverNow } from './clock'
+
 const digits = (v: number) => (Math.abs(v) >= 100 ? 0 : Math.abs(v) >= 10 ? 1 : 2)
 const trim = (v: number) => v.toFixed(digits(v)).replace(/\.?0+$/, (zeros) => (zeros.includes('.') ? '' : zeros))
 
@@ -61,7 +63,7 @@ export function time(ms: number | undefined | null): string {
 }
 
 /** How long ago a time was: 5 s ago. */
-export function ago(ms: number | undefined | null, now = Date.now()): string {
+export function ago(ms: number | undefined | null, now = serverNow()): string {
   if (!ms) return '–'
   const s = (now - ms) / 1000
   return s < 1 ? 'just now' : `${seconds(Math.round(s))} ago`
@@ -76,4 +78,4 @@ export function value(v: number): string {
 }
 
 /** How long ago, in one unit, for where there is little room: 5 min ago. */
-export const agoBriefly = (ms: number | undefined | null, now = Date.now()): string => ago(ms, now).replace(/^(\S+ \S+) \S+ \S+ ago$/, '$1 ago')
+export const agoBriefly = (ms: number | undefined | null, now = serverNow()): string => ago(ms, now).replace(/^(\S+ \S+) \S+ \S+ ago$/, '$1 ago')

@@ -1,4 +1,5 @@
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
+import { now } from './clock'
 import { session } from './session'
 
 /** The session, followed. */
@@ -41,7 +42,7 @@ export function useLoad<T>(load: (signal: AbortSignal) => Promise<T>, inputs: re
       set((s) => ({ ...s, loading: true }))
       try {
         const data = await latest.current(abort.signal)
-        if (!over) set({ data, error: undefined, loading: false, at: Date.now() })
+        if (!over) set({ data, error: undefined, loading: false, at: now() })
       } catch (error) {
         if (!over && !abort.signal.aborted) set((s) => ({ ...s, error: error as Error, loading: false }))
       }

@@ -1,6 +1,7 @@
 // Sluice's own past, out of the metrics that it writes into itself.
 
 import { get, uncounted } from './api'
+import { now as serverNow } from './clock'
 import { added, onGrid } from './grid'
 import type { Points } from './grid'
 import { href } from './route'
@@ -30,7 +31,7 @@ export function mayLookBack(a: Access | undefined): boolean {
 }
 
 /** The last hour of an expression; several series are added up. Steps lie on a grid, so that the next question finds this one's answer cached. */
-export async function lastHour(expression: string, a: Access, signal: AbortSignal, now = Date.now()): Promise<Past> {
+export async function lastHour(expression: string, a: Access, signal: AbortSignal, now = serverNow()): Promise<Past> {
   const step = 3_600_000 / pointsAnHour
   const to = Math.floor(now / step) * step
   const from = to - 3_600_000

@@ -39,6 +39,11 @@ function takeTenant() {
   if (tenant !== null && tenant !== session.tenant) session.choose(tenant)
 }
 
+/** Puts the tenant that is looked at into the address, so that this is a link to what is seen. Only the default one needs no name. */
+export function nameTenant() {
+  if (session.tenant && place().params.get('tenant') !== session.tenant) setParams({ tenant: session.tenant })
+}
+
 /** Sets parameters of the view at hand; '' takes one away. */
 export function setParams(changes: Record<string, string | undefined>, replace = true) {
   const { params } = place()
@@ -56,6 +61,8 @@ export function usePlace(): Place {
   useEffect(() => {
     const moved = () => set(place())
     const back = () => {
+      // An address without a name was left while the default tenant was looked at.
+      if (!place().params.has('tenant') && session.tenant) session.choose('')
       takeTenant()
       moved()
     }

@@ -30,12 +30,21 @@ export class Session {
   /** What the login form says; undefined = no login is asked for. */
   login: string | undefined
   private chosen = ''
+  /** The tenant looked at last in this browser. */
+  private remembered = ''
+  /** Whether the address has named the tenant. */
+  private named = false
   private credentials: string | null = null
   private listeners = new Set<() => void>()
 
   constructor() {
     this.credentials = read(sessionStorage, credentialsKey)
-    this.chosen = new URLSearchParams(location.search).get('tenant') ?? read(localStorage, tenantKey) ?? ''
+    this.remembered = read(localStorage, tenantKey) ?? ''
+    const params = new URLSearchParams(location.search)
+    const tenant = params.get('tenant')
+    this.named = !!tenant
+    // An address that says what to show but not whose is a link to what its sender saw: the default tenant's.
+    this.chosen = tenant || (params.size > 0 ? '' : this.remembered)
   }
 
   subscribe(listener: () => void): () => void {
@@ -64,7 +73,8 @@ export class Session {
   }
 
   choose(tenant: string) {
-    this.chosen = tenant
+    this.chosen = this.remembered = tenant
+    this.named = true
     write(localStorage, tenantKey, tenant)
     this.changed()
   }
@@ -100,6 +110,7 @@ export class Session {
     this.credentials = null
     write(sessionStorage, credentialsKey, '')
     this.access = undefined
+    this.named = false // whoever comes next may have other tenants
     this.login = ''
     this.changed()
   }
@@ -112,9 +123,11 @@ export class Session {
   admit(a: Access) {
     this.access = a
     this.failure = undefined
-    // A tenant chosen earlier, by somebody else in this browser, may not be this user's. The list may be cut.
+    if (!this.chosen && !a.default_tenant) this.chosen = this.remembered
+    // A tenant chosen earlier, by somebody else in this browser, may not be this user's. The list may be cut. Who opens a link to one that is
+    // not theirs is told so, and not shown another.
     const whole = a.tenants.length >= a.tenants_total && a.patterns.length === 0
-    if (a.users && this.chosen && whole && !a.tenants.includes(this.chosen) && !this.chosen.includes('|')) this.chosen = ''
+    if (a.users && this.chosen && !this.named && whole && !a.tenants.includes(this.chosen) && !this.chosen.includes('|')) this.chosen = ''
     if (a.users && !this.chosen && !a.default_tenant) this.chosen = a.tenants[0] ?? ''
     this.changed()
   }

@@ -3,6 +3,7 @@
 import type { ComponentChildren } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { ApiError } from '../lib/api'
+import { time } from '../lib/format'
 
 /** A titled part of a view. `actions` stand at its right. */
 export function Panel({ title, actions, children, id, wide }: { title?: ComponentChildren; actions?: ComponentChildren; children: ComponentChildren; id?: string; wide?: boolean }) {
@@ -270,7 +271,7 @@ export function Sparkline({ points, label, from, to, format, height = 44 }: { po
       </svg>
       <span class="at">
         {at ? format(at[1]) : 'no data'}
-        {hover !== undefined && at && <small> {new Date(at[0]).toLocaleTimeString()}</small>}
+        {hover !== undefined && at && <small> {time(at[0]).slice(11)}</small>}
       </span>
     </div>
   )
@@ -308,7 +309,8 @@ export function Drawer({ title, onClose, children }: { title: ComponentChildren;
     addEventListener('keydown', key)
     return () => {
       removeEventListener('keydown', key)
-      before?.focus?.()
+      // Not if it was closed to go on elsewhere, such as in the editor.
+      if (document.activeElement === document.body || box.current?.contains(document.activeElement)) before?.focus?.()
     }
   }, [])
   return (

@@ -1,6 +1,7 @@
 import '../styles/blocks.css'
 import { useMemo, useState } from 'preact/hooks'
 import { get } from '../lib/api'
+import { now } from '../lib/clock'
 import { ago, agoBriefly, bytes, count, exact, seconds, time } from '../lib/format'
 import { useLoad, useSession } from '../lib/hooks'
 import type { Pipeline } from '../lib/pipeline'
@@ -38,7 +39,7 @@ export function Blocks() {
       {back.error && <Failure error={back.error} retry={back.reload} />}
       {has && !a && !found.error && <Waiting />}
       {a && (a.total === 0 && a.blocks.length === 0 ? <None admin={s.may('admin')} consumer={s.access!.stages.includes('consumer')} /> : <Shown answer={a} back={back.data} params={params} />)}
-      {id && <BlockDetails id={id} tenant={s.tenant} now={a?.now ?? Date.now()} />}
+      {id && <BlockDetails id={id} tenant={s.tenant} now={a?.now ?? now()} />}
     </>
   )
 }

@@ -1,6 +1,6 @@
 import '../styles/pipeline.css'
 import { get } from '../lib/api'
-import { ago, bytes } from '../lib/format'
+import { ago, bytes, time } from '../lib/format'
 import { useLoad, useSession } from '../lib/hooks'
 import { plural } from '../lib/pipeline'
 import type { Health, Pipeline as Answer } from '../lib/pipeline'
@@ -24,7 +24,7 @@ export function Pipeline() {
       {!p && !live.error && <Waiting />}
       {p && (
         <>
-          <HealthPanel health={p.health} now={p.now} />
+          {live.error ? <p class="hint">What follows was so at {time(p.now).slice(11)}.</p> : <HealthPanel health={p.health} now={p.now} />}
           <Panel>
             <h2 class="visually-hidden">The way of a sample</h2>
             <Flow pipeline={p} />
@@ -56,7 +56,7 @@ function HealthPanel({ health, now }: { health: Health; now: number }) {
   return (
     <Panel>
       <div class="health-head" role="status">
-        <Badge tone={health.state}>{words[health.state]}</Badge> <span>{health.summary}</span> <small class="beside">as of {new Date(now).toLocaleTimeString()}</small>
+        <Badge tone={health.state}>{words[health.state]}</Badge> <span>{health.summary}</span> <small class="beside">as of {time(now).slice(11)}</small>
       </div>
       {health.problems.length > 0 && <ul class="problems">{health.problems.slice(0, problemsAtOnce).map(item)}</ul>}
       {health.problems.length > problemsAtOnce && (

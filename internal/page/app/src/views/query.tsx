@@ -1,6 +1,7 @@
 import '../styles/query.css'
 import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { get, uncounted } from '../lib/api'
+import { now } from '../lib/clock'
 import { useStored } from '../lib/hooks'
 import { go, usePlace } from '../lib/route'
 import { parseDuration } from '../lib/time'
@@ -49,7 +50,7 @@ export function Query() {
     [state, search, again],
   )
   const past = useMemo(() => parseHistory(stored), [stored])
-  const keep = (list: readonly string[]) => store(JSON.stringify(list.reduce((all, expr) => remember(all, expr, Date.now()), past)))
+  const keep = (list: readonly string[]) => store(JSON.stringify(list.reduce((all, expr) => remember(all, expr, now()), past)))
   const run = (list: readonly string[] = drafts) => {
     keep(list.filter((e, i) => e.trim() !== '' && !state.queries[i]?.hidden))
     setDrafts([...list])
@@ -63,7 +64,7 @@ export function Query() {
     change({ queries: state.queries.filter((_, n) => n !== i) })
   }
   const window = () => {
-    const end = state.end ?? Date.now()
+    const end = state.end ?? now()
     return { start: end - Math.max(state.range, 3_600_000), end }
   }
   const format = async (i: number) => {
@@ -173,7 +174,7 @@ export function Query() {
                 {shown.length > 1 && <Heading index={i} expr={r.expr} />}
                 <RunDetails run={r} retry={again} onExpr={(expr) => runAt(i, expr)} />
                 {state.tab === 'graph' ? <GraphPanel runs={[[i, r]]} state={state} onZoom={(from, to) => change(zoomTo(from, to))} /> : <TablePanel run={r} onLabel={(...a) => void label(i, ...a)} />}
-                {r.answer?.explain && <ExplainPanel explain={r.answer.explain} of={shown.length > 1 ? `, query ${letter(i)}` : ''} />}
+                {explainOf(r) && <ExplainPanel explain={explainOf(r)!} of={shown.length > 1 ? `, query ${letter(i)}` : ''} />}
               </section>
             ))
           )}
@@ -192,6 +193,9 @@ function zoomTo(from: number, to: number): Partial<State> {
   return { range, end: Math.round(to / 1000) * 1000 }
 }
 
+/** Where the time went, of an answer or of what failed after it. */
+const explainOf = (r: Run) => (r.error ? r.errorExplain : r.answer?.explain)
+
 /** All queries in one chart. */
 function Together({ shown, state, again, change, runAt }: { shown: readonly (readonly [number, Run])[]; state: State; again: () => void; change: (c: Partial<State>) => void; runAt: (i: number, expr: string) => void }) {
   return (
@@ -203,10 +207,10 @@ function Together({ shown, state, again, change, runAt }: { shown: readonly (rea
         </div>
       ))}
       {shown.length > 0 && <GraphPanel runs={shown} state={state} onZoom={(from, to) => change(zoomTo(from, to))} />}
-      {shown.map(([i, r]) => r.answer?.explain && (
+      {shown.map(([i, r]) => explainOf(r) && (
         <section key={i} class="one">
           {shown.length > 1 && <Heading index={i} expr={r.expr} />}
-          <ExplainPanel explain={r.answer.explain} of={shown.length > 1 ? `, query ${letter(i)}` : ''} />
+          <ExplainPanel explain={explainOf(r)!} of={shown.length > 1 ? `, query ${letter(i)}` : ''} />
         </section>
       ))}
     </>

@@ -1,5 +1,6 @@
 import '../styles/start.css'
 import { ask, get, uncounted } from '../lib/api'
+import { now } from '../lib/clock'
 import { ago, count, exact, rate, seconds } from '../lib/format'
 import { useLoad, useSession } from '../lib/hooks'
 import { lastHour, mayLookBack, queryLink } from '../lib/own'
@@ -125,9 +126,9 @@ function Data({ access, tenant }: { access: Access; tenant: string }) {
           </p>
         </Notice>
       )}
-      {d && !waits && (
+      {d && !waits && !found.error && (
         <p class="verdict">
-          <Badge tone={d.newest && Date.now() - d.newest < 5 * 60_000 ? 'ok' : 'warning'}>{d.newest && Date.now() - d.newest < 5 * 60_000 ? 'Yes, it is.' : 'It was, nothing came in the last minutes.'}</Badge>
+          <Badge tone={d.newest && now() - d.newest < 5 * 60_000 ? 'ok' : 'warning'}>{d.newest && now() - d.newest < 5 * 60_000 ? 'Yes, it is.' : 'It was, nothing came in the last minutes.'}</Badge>
         </p>
       )}
       <dl class="figures">

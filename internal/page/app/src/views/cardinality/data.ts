@@ -1,6 +1,7 @@
 // What the cardinality view asks for.
 
 import { envelope, get, uncounted } from '../../lib/api'
+import { now } from '../../lib/clock'
 import { quoteRegex, quoteString, labelName } from './rules'
 import { rangeMs, selectorOf } from './state'
 import type { Counting, Part, State } from './state'
@@ -55,7 +56,7 @@ interface LabelNames {
 
 /** Labels, or the values of one, in windows over time. */
 export async function overTime(label: string, s: Pick<State, 'range' | 'sort' | 'search' | 'limit'>, signal: AbortSignal): Promise<List> {
-  const end = Date.now()
+  const end = now()
   const answer = await envelope<OverTime>(
     'api/v1/cardinality/over_time',
     { label, start: Math.floor((end - rangeMs[s.range]) / 1000), end: Math.ceil(end / 1000), limit: s.limit, search: s.search, sort: s.sort },
@@ -131,7 +132,7 @@ export async function seriesNow(part: Part, counting: Counting, signal: AbortSig
 /** Some of the series that a part has now. */
 export function someSeries(part: Part, limit: number, signal: AbortSignal): Promise<Record<string, string>[]> {
   const match = selectorOf(part) ?? '{__name__!=""}'
-  return get('api/v1/series', { 'match[]': match, start: Math.floor(Date.now() / 1000) - 20 * 60, limit }, { signal, headers: uncounted })
+  return get('api/v1/series', { 'match[]': match, start: Math.floor(now() / 1000) - 20 * 60, limit }, { signal, headers: uncounted })
 }
 
 export interface LabelPair {

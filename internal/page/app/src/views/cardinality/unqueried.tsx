@@ -1,5 +1,6 @@
 import { useState } from 'preact/hooks'
 import { Choice, Empty, Failure, Figure, Panel, SearchField, Table, Waiting } from '../../ui'
+import { now } from '../../lib/clock'
 import { ago, exact, time } from '../../lib/format'
 import { useLoad } from '../../lib/hooks'
 import { place, setParams } from '../../lib/route'
@@ -11,7 +12,7 @@ import { partHref } from './state'
 import type { State } from './state'
 import { Measured, Name, percent } from './trend'
 
-const everSince = (s: number) => Date.now() / 1000 - s
+const everSince = (s: number) => now() / 1000 - s
 
 /** Metrics that cost series and answer nobody: never queried, or least. */
 export function Unqueried({ state }: { state: State }) {

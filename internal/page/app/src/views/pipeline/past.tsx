@@ -1,5 +1,6 @@
 // The last hour of the pipeline, as small graphs out of Sluice's own metrics.
 
+import { now } from '../../lib/clock'
 import { bytes, count, rate, seconds } from '../../lib/format'
 import { useLoad } from '../../lib/hooks'
 import { lastHour, mayLookBack, queryLink } from '../../lib/own'
@@ -37,8 +38,8 @@ const graphs: readonly Graph[] = [
 ]
 
 async function load(access: Access, signal: AbortSignal): Promise<(Past | Error)[]> {
-  const now = Date.now()
-  const all = await Promise.allSettled(graphs.map((g) => lastHour(g.query, access, signal, now)))
+  const at = now()
+  const all = await Promise.allSettled(graphs.map((g) => lastHour(g.query, access, signal, at)))
   const errors = all.filter((r) => r.status === 'rejected')
   if (errors.length === all.length) throw errors[0]!.reason
   return all.map((r) => (r.status === 'fulfilled' ? r.value : (r.reason as Error)))

@@ -7,7 +7,7 @@ import { time } from '../../lib/format'
 import type { Grid } from './range'
 import { seriesName, stack } from './series'
 import type { Line } from './series'
-import { axisSteps, axisValues, unitValue } from './units'
+import { axisSteps, axisValues, farSplits, unitValue } from './units'
 import type { Unit } from './units'
 
 export interface ChartProps {
@@ -122,6 +122,7 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
   const axis = { stroke: text, grid: { stroke: lineColour, width: 1 }, ticks: { stroke: lineColour, width: 1 }, font: '12px system-ui, sans-serif' }
   const many = lines.length > 30
   const steps = axisSteps(unit)
+  const far = log ? undefined : farOf(columns, shown, stacked, unit)
 
   const overlay = document.createElement('canvas')
   overlay.className = 'highlight'
@@ -228,7 +229,7 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
       cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 6 }, focus: { prox: -1 } },
       scales: {
         x: { time: true, range: () => [grid.start / 1000, Math.max(grid.end, grid.start + 1) / 1000] },
-        y: log && positive ? { distr: 3, range: (_, min, max) => logRangeOf(min, max) } : { range: (_, min, max) => rangeOf(min, max, stacked) },
+        y: log && positive ? { distr: 3, range: (_, min, max) => logRangeOf(min, max) } : { range: (_, min, max) => rangeOf(min, max, stacked, unit) },
       },
       axes: [
         { ...axis, values: timeValues, space: 70 },
@@ -237,6 +238,7 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
           values: (_, splits) => axisValues(splits, unit),
           size: (_, values) => Math.max(46, 18 + 7 * Math.max(0, ...(values ?? []).map((v) => String(v ?? '').length))),
           ...(steps && !log && { incrs: steps }),
+          ...(far && { incrs: [far[1]! - far[0]!], splits: far }),
         },
       ],
       series: [
@@ -278,9 +280,22 @@ function draw(box: HTMLDivElement, latest: { current: ChartProps }) {
   }
 }
 
-function rangeOf(min: number | null, max: number | null, stacked: boolean): [number, number] {
+/** The numbers of the y axis, where uPlot has none. */
+function farOf(columns: readonly (readonly (number | null)[])[], shown: readonly boolean[], stacked: boolean, unit: Unit): number[] | undefined {
+  let min = Infinity, max = -Infinity
+  columns.forEach((c, i) => {
+    if (shown[i]) for (const v of c) if (v !== null) [min, max] = [Math.min(min, v), Math.max(max, v)]
+  })
+  const splits = min <= max ? farSplits(...rangeOf(min, max, stacked, unit)) : undefined
+  return splits && splits.length > 1 ? splits : undefined
+}
+
+function rangeOf(min: number | null, max: number | null, stacked: boolean, unit: Unit): [number, number] {
   if (min === null || max === null || !Number.isFinite(min) || !Number.isFinite(max)) return [0, 1]
+  // Zero is nothing special among times.
+  if (unit === 'time') return [min - Math.max(60, (max - min) / 10), max + Math.max(60, (max - min) / 10)]
   if (min === max) return min === 0 ? [0, 1] : min > 0 ? [0, min * 2] : [min * 2, 0]
+  if (farSplits(min, max)) return [Math.min(min, stacked ? 0 : min) - (max - min) / 20, max + (max - min) / 20]
   const [low, high] = uPlot.rangeNum(stacked ? Math.min(0, min) : min, max, 0.1, true)
   return [low ?? min, high ?? max]
 }

@@ -1,7 +1,7 @@
 // The PromQL editor: Prometheus' own CodeMirror mode, with completion out of our API. A chunk of its own, as it is the largest part of
 // the page.
 
-import { acceptCompletion, autocompletion, closeBrackets, closeBracketsKeymap, closeCompletion, completionKeymap, completionStatus } from '@codemirror/autocomplete'
+import { acceptCompletion, autocompletion, closeBrackets, closeBracketsKeymap, closeCompletion, completionKeymap, completionStatus, selectedCompletionIndex } from '@codemirror/autocomplete'
 import { defaultKeymap, history, historyKeymap, insertNewlineAndIndent } from '@codemirror/commands'
 import { HighlightStyle, bracketMatching, indentOnInput, syntaxHighlighting } from '@codemirror/language'
 import { forEachDiagnostic, lintKeymap, setDiagnostics, setDiagnosticsEffect } from '@codemirror/lint'
@@ -10,7 +10,7 @@ import { EditorView, keymap, placeholder } from '@codemirror/view'
 import { tags } from '@lezer/highlight'
 import { PromQLExtension } from '@prometheus-io/codemirror-promql'
 import { ask, uncounted } from '../../lib/api'
-import { escapeLabel } from './promql'
+import { beganWord, escapeLabel } from './promql'
 
 export interface Problem {
   text: string
@@ -108,14 +108,35 @@ const typedOver = EditorView.domEventHandlers({
   },
 })
 
+/** Whether Enter is meant for the completion: something of it was typed, or it was gone to. Behind `rate(x[5m])` it offers operators, and Enter runs. */
+function wanted(state: EditorState): boolean {
+  if ((selectedCompletionIndex(state) ?? 0) > 0) return true
+  const { head } = state.selection.main
+  return beganWord(state.sliceDoc(Math.max(0, head - 1), head))
+}
+
 /** Makes an editor in a place of the document. */
 export function mount(parent: HTMLElement, wishes: Wishes): Editor {
   const promql = new PromQLExtension()
     .activateLinter(true)
     .activateCompletion(true)
     .setComplete({ remote: { fetchFn: fetchFor(wishes.window), url: '', httpMethod: 'POST', cache: { maxAge: 60_000 } } })
+  // A query with thousands of operators is too deep for the linter's recursion. The server says what is wrong with it.
+  const linter = promql.getLinter()
+  promql.setLinter({
+    promQL: () => {
+      const lint = linter.promQL()
+      return (view) => {
+        try {
+          return lint(view)
+        } catch {
+          return []
+        }
+      }
+    },
+  })
   const run = (view: EditorView) => {
-    if (completionStatus(view.state) === 'active' && acceptCompletion(view)) return true
+    if (completionStatus(view.state) === 'active' && wanted(view.state) && acceptCompletion(view)) return true
     closeCompletion(view)
     wishes.onRun()
     return true

@@ -3,7 +3,7 @@
 import { useMemo, useState } from 'preact/hooks'
 import { SearchField } from '../../ui'
 import { exact } from '../../lib/format'
-import { common, labelNames, matches, seriesName, wordsOf } from './series'
+import { common, labelNames, matches, seriesName, valueText, wordsOf } from './series'
 import type { Line } from './series'
 import { shortValue } from './units'
 import type { Unit } from './units'
@@ -92,7 +92,7 @@ export function Legend({ lines, unit, colour, hidden, onHide, onPoint, prefix }:
                   <td>
                     <button type="button" class="series" aria-pressed={!off} title="Click: only this one. Ctrl-click: in or out." onClick={(e) => choose(l, e.ctrlKey || e.metaKey)}>
                       <span class="swatch" style={{ background: off ? 'transparent' : colour(l), borderColor: colour(l) }} />
-                      <span class="name">
+                      <span class="name" title={long(l) ? seriesName(l.labels) : undefined}>
                         {prefix(l)}
                         <Name line={l} without={without} />
                       </span>
@@ -118,6 +118,9 @@ export function Legend({ lines, unit, colour, hidden, onHide, onPoint, prefix }:
   )
 }
 
+/** Whether a name may not fit into the few lines that it gets. */
+const long = (l: Line) => Object.values(l.labels).some((v) => v.length > 200)
+
 /** What tells a line from the others. */
 function Name({ line, without }: { line: Line; without: ReadonlySet<string> }) {
   const metric = without.has('__name__') ? '' : line.labels.__name__
@@ -129,7 +132,7 @@ function Name({ line, without }: { line: Line; without: ReadonlySet<string> }) {
       {names.map((n, i) => (
         <span key={n}>
           {i > 0 && ', '}
-          <span class="label">{n}</span>={line.labels[n]}
+          <span class="label">{n}</span>=<bdi>{valueText(line.labels[n]!)}</bdi>
         </span>
       ))}
     </>

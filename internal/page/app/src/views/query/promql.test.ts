@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { parser } from '@prometheus-io/lezer-promql'
-import { escapeLabel, positionOf, suggestions, withMatcher } from './promql'
+import { beganWord, escapeLabel, positionOf, suggestions, withMatcher } from './promql'
 import { selectorsIn } from './grammar'
 
 describe('withMatcher', () => {
@@ -47,4 +47,9 @@ it('suggests what the type of a metric calls for', () => {
   expect(texts('a', 'histogram')).toContain('histogram_quantile(0.9, sum(rate(a[5m])))')
   expect(texts('a', 'gauge')).toEqual(['a', 'avg(a)'])
   expect(texts('a.b', 'gauge')[0]).toBe('{"a.b"}')
+})
+
+it('takes a completion for what was begun, and not behind the end of something', () => {
+  for (const text of ['ra', 'up{', 'up{job="', 'sum(', 'up{job=', 'my:rule', 'up[5']) expect(beganWord(text.slice(-1)), text).toBe(true)
+  for (const text of ['', 'vector(1)', 'up[5m]', 'up{job="a"}', 'up ', 'up\n']) expect(beganWord(text.slice(-1)), text).toBe(false)
 })

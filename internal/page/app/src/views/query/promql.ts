@@ -62,3 +62,6 @@ export function suggestions(metric: string, type: string | undefined): { text: s
   else out.push({ text: `avg(${name})`, why: 'average of all' })
   return out
 }
+
+/** Whether somebody who has typed this character last is in the middle of something, and not behind the end of it. */
+export const beganWord = (last: string): boolean => last !== '' && !/[\s)\]}]/.test(last)

@@ -18,7 +18,7 @@ import type { State } from './state'
 import { Nothing, ResultTable } from './table'
 import type { OnLabel } from './table'
 import { unitOf, unitValue } from './units'
-import { CoverageLine, ExplainPanel } from './waterfall'
+import { CoverageLine } from './waterfall'
 
 export const letter = (i: number) => String.fromCharCode(65 + (i % 26)) + (i >= 26 ? String(Math.floor(i / 26)) : '')
 
@@ -90,21 +90,15 @@ export function RunError({ run, retry }: { run: Run; retry: () => void }) {
     )
   }
   const at = positionOf(run.error!.message)
-  const refused = run.error instanceof ApiError && run.error.status >= 400 && run.error.status < 500
+  const refused = run.error instanceof ApiError && run.error.status >= 400 && run.error.status < 500 && run.error.status !== 429
+  if (!at) return <Failure error={run.error!} {...(!refused && { retry })} />
   return (
-    <>
-      {at ? (
-        <Notice tone="warning">
-          <p class="said">
-            Line {at.line}, column {at.column}: {at.text}
-          </p>
-          <Place expr={run.expr} line={at.line} column={at.column} />
-        </Notice>
-      ) : (
-        <Failure error={run.error!} {...(!refused && { retry })} />
-      )}
-      {run.errorExplain && <ExplainPanel explain={run.errorExplain} />}
-    </>
+    <Notice tone="warning">
+      <p class="said">
+        Line {at.line}, column {at.column}: {at.text}
+      </p>
+      <Place expr={run.expr} line={at.line} column={at.column} />
+    </Notice>
   )
 }
 
@@ -183,12 +177,18 @@ export function GraphPanel({ runs, state, onZoom }: { runs: readonly (readonly [
   const prefix = useCallback((l: Line) => (several ? `${letter(l.query)}: ` : ''), [several])
   const gone = useMemo(() => new Set([...hidden].filter((k) => lines.some((l) => l.key === k))), [hidden, lines])
   if (!grid) return runs.some(([, r]) => r.running) ? <Waiting what="The query runs" /> : null
-  if (lines.length === 0) return <Nothing />
+  if (lines.length === 0) return <Nothing step={grid.step} />
+  const odd = lines.filter((l) => l.odd > 0).length
   const low = Math.min(...lines.map((l) => l.min ?? Infinity)), high = Math.max(...lines.map((l) => l.max ?? -Infinity))
   const said = `Chart of ${exact(lines.length)} series from ${time(grid.start)} to ${time(grid.end)}, between ${unitValue(low, unit)} and ${unitValue(high, unit)}. The table below has the figures of each series.`
   return (
     <div class={runs.some(([, r]) => r.running) ? 'graph running' : 'graph'}>
       {rest > 0 && <Notice tone="warning">{exact(lines.length)} series are drawn, {exact(rest)} more are not. Narrow the queries, or hide one.</Notice>}
+      {odd > 0 && (
+        <p class="hint">
+          {lines.length === 1 ? 'The series has' : `${exact(odd)} of ${exact(lines.length)} series ${odd === 1 ? 'has' : 'have'}`} values that are NaN or infinite. They are left out; the table shows them.
+        </p>
+      )}
       {state.log && low <= 0 && <p class="hint">A logarithmic axis has no room for values of 0 and less; they are left out.</p>}
       <Chart lines={lines} grid={grid} unit={unit} log={state.log && !state.stacked} stacked={state.stacked} colour={colour} prefix={prefix} hidden={gone} pointed={pointed} onZoom={onZoom} label={said} theme={theme} />
       <Legend lines={lines} unit={unit} colour={colour} hidden={gone} onHide={setHidden} onPoint={setPointed} prefix={prefix} />

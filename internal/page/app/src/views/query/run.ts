@@ -1,7 +1,8 @@
 // Running the queries of the view: one request for each, which are ended together when others take their place.
 
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks'
-import { ApiError, ask } from '../../lib/api'
+import { ApiError, ask, brokenOff } from '../../lib/api'
+import { now } from '../../lib/clock'
 import { gridOf, seriesLimit } from './range'
 import type { Grid } from './range'
 import type { Result } from './series'
@@ -77,7 +78,7 @@ async function once(expr: string, state: State, now: number, pixels: number, sig
   try {
     body = JSON.parse(text) as typeof body
   } catch {
-    throw new ApiError('The answer broke off before its end.', 0)
+    throw brokenOff(answer)
   }
   return { result: body.data, grid, at: end, limit, stats: body.data?.stats, explain: body.explain, warnings: body.warnings ?? [], infos: body.infos ?? [], took, bytes: text.length }
 }
@@ -101,7 +102,7 @@ export function useRuns(state: State, pixels: () => number) {
     abort.current?.abort()
     const mine = new AbortController()
     abort.current = mine
-    const now = Date.now()
+    const at = now()
     const asked = latest.current
     const update = (i: number, change: Partial<Run>) => {
       if (!mine.signal.aborted) set((all) => all.map((r, n) => (n === i ? { ...r, ...change } : r)))
@@ -118,7 +119,7 @@ export function useRuns(state: State, pixels: () => number) {
       asked.queries.map(async ({ expr, hidden }, i) => {
         if (hidden || expr.trim() === '') return
         try {
-          update(i, { answer: await once(expr, asked, now, pixels(), mine.signal), running: false })
+          update(i, { answer: await once(expr, asked, at, pixels(), mine.signal), running: false })
         } catch (err) {
           const explain = err instanceof ApiError ? (err.body?.explain as Explained | undefined) : undefined
           update(i, { error: err as Error, errorExplain: explain, running: false })

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { common, csvOf, linesOf, matches, rowsOf, seriesName, stack, wordsOf } from './series'
+import { common, csvOf, linesOf, matches, quoted, rowsOf, seriesName, stack, valueText, wordsOf } from './series'
 import type { Grid } from './range'
 
 const grid: Grid = { start: 0, end: 40_000, step: 10_000, points: 5 }
@@ -17,7 +17,7 @@ describe('seriesName', () => {
 describe('linesOf', () => {
   it('puts points onto the grid; what is not there or no number is a hole', () => {
     const [line] = linesOf([{ metric: { a: 'b' }, values: [[0, '1'], [10, 'NaN'], [20, '3'], [30, '+Inf'], [40, '5']] }], grid, 2)
-    expect(line).toMatchObject({ key: '2 {a="b"}', values: [1, null, 3, null, 5], lonely: [0, 2, 4], last: 5, min: 1, max: 5, mean: 3, histogram: false })
+    expect(line).toMatchObject({ key: '2 {a="b"}', values: [1, null, 3, null, 5], lonely: [0, 2, 4], last: 5, min: 1, max: 5, mean: 3, histogram: false, odd: 2 })
   })
   it('knows which points have no neighbour', () => {
     expect(linesOf([{ metric: {}, values: [[0, '1'], [10, '1'], [30, '1']] }], grid, 0)[0]!.lonely).toEqual([3])
@@ -59,4 +59,11 @@ it('writes CSV that no spreadsheet runs', () => {
 it('matches all words', () => {
   expect(matches({ __name__: 'Up', job: 'node' }, wordsOf('NODE up'))).toBe(true)
   expect(matches({ __name__: 'up', job: 'node' }, wordsOf('node down'))).toBe(false)
+})
+
+it('writes out what nobody sees in a value', () => {
+  expect(quoted('abc\u202edef')).toBe('"abc\\u202edef"')
+  expect(quoted('a\u200bb\ufeff')).toBe('"a\\u200bb\\ufeff"')
+  expect(quoted('Zürich 東京 🚀 مرحبا')).toBe('"Zürich 東京 🚀 مرحبا"')
+  expect(['a b', 'x="1"', '', ' a', 'l1\nl2', 'a\u202eb', 'שלום'].map(valueText)).toEqual(['a b', '"x=\\"1\\""', '""', '" a"', '"l1\\nl2"', '"a\\u202eb"', 'שלום'])
 })

@@ -44,6 +44,8 @@ export interface Line {
   mean: number | undefined
   /** What is drawn is the mean of a native histogram. */
   histogram: boolean
+  /** How many of its values are NaN or infinite, and not drawn. */
+  odd: number
 }
 
 /** A value as the API writes it. */
@@ -54,7 +56,14 @@ export const labelNames = (labels: Labels) => Object.keys(labels).filter((n) => 
 
 const plainName = /^[a-zA-Z_:][\w:]*$/
 const plainLabel = /^[a-zA-Z_]\w*$/
-export const quoted = (text: string) => JSON.stringify(text)
+/** Characters that nobody sees, and that turn around or hide what stands beside them. */
+const unseen = /[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]/g
+
+/** A string of PromQL. What cannot be seen is written out. */
+export const quoted = (text: string) => JSON.stringify(text).replace(unseen, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)
+
+/** A label's value for people: as it is, in quotes where its ends or something in it could not be seen. */
+export const valueText = (text: string) => (text !== '' && text === text.trim() && quoted(text) === `"${text}"` ? text : quoted(text))
 export const labelText = (name: string) => (plainLabel.test(name) ? name : quoted(name))
 
 /** A series as PromQL would select it. Labels in `without` are left out. */
@@ -80,11 +89,15 @@ export function common(all: readonly Labels[]): Labels {
 export function linesOf(streams: readonly Stream[], grid: Grid, query: number): Line[] {
   return streams.map((stream) => {
     const values = new Array<number | null>(grid.points).fill(null)
-    const line: Line = { key: `${query} ${seriesName(stream.metric)}`, query, labels: stream.metric, values, lonely: [], last: undefined, min: undefined, max: undefined, mean: undefined, histogram: false }
+    const line: Line = { key: `${query} ${seriesName(stream.metric)}`, query, labels: stream.metric, values, lonely: [], last: undefined, min: undefined, max: undefined, mean: undefined, histogram: false, odd: 0 }
     let sum = 0, n = 0
     const put = (t: number, v: number) => {
       const i = Math.round((t * 1000 - grid.start) / grid.step)
-      if (i < 0 || i >= grid.points || !Number.isFinite(v)) return
+      if (i < 0 || i >= grid.points) return
+      if (!Number.isFinite(v)) {
+        if (!line.histogram) line.odd++
+        return
+      }
       values[i] = v
       sum += v
       n++

@@ -21,6 +21,10 @@ describe('links to Prometheus', () => {
     expect(read('g2.expr=c&g10.expr=d&g1.expr=b&g1.tab=graph').queries.map((q) => q.expr)).toEqual(['b', 'c', 'd'])
     expect(read('g2.expr=c&g1.expr=b&g1.tab=graph').tab).toBe('graph')
   })
+  it('bounds how long, and writes years as years', () => {
+    expect(read('g0.expr=a&g0.range_input=999999999999y').range).toBe(read('g0.expr=a&g0.range_input=100y').range)
+    expect(paramsOf(read('g0.expr=a&g0.range_input=10y')).get('g0.range_input')).toBe('10y')
+  })
   it('bounds how many', () => {
     expect(read(Array.from({ length: 50 }, (_, i) => `g${i}.expr=a`).join('&')).queries).toHaveLength(20)
   })
@@ -40,6 +44,8 @@ describe('linkTime', () => {
     ['1714979289000', 1_714_979_289_000],
     ['', undefined],
     ['yesterday', undefined],
+    ['99999999999999999', undefined],
+    ['+300000-01-01 00:00:00', undefined],
   ])('%s', (text, want) => expect(linkTime(text)).toBe(want))
 })
 

@@ -1,7 +1,7 @@
 // What the query view shows, as its URL says it: Prometheus' own parameters (g0.expr, g0.tab, g0.range_input, …), so that links
 // to Prometheus work here and ours there, and a few more of ours. All queries share one time range, which g0 has.
 
-import { formatDuration, parseDuration } from '../../lib/time'
+import { formatDuration, known, parseDuration } from '../../lib/time'
 
 export interface Asked {
   expr: string
@@ -50,6 +50,9 @@ export const defaults: State = {
   timeout: '',
 }
 
+/** Longest range of a link, ms: 100 years. */
+const maxRange = 100 * 365 * 86_400_000
+
 /** How many queries a link may carry. */
 const maxQueries = 20
 
@@ -60,10 +63,10 @@ const switches = { log: 'log', explain: 'explain', strong: 'strong', partial: 'p
 export function linkTime(text: string | null): number | undefined {
   const t = text?.trim() ?? ''
   if (t === '') return undefined
-  if (/^\d+(\.\d+)?$/.test(t)) return Number(t) > 1e11 ? Number(t) : Number(t) * 1000
+  if (/^\d+(\.\d+)?$/.test(t)) return known(Number(t) > 1e11 ? Number(t) : Number(t) * 1000)
   const zoned = /(z|[+-]\d\d:?\d\d)$/i.test(t) ? t : /\d:\d\d/.test(t) ? `${t}Z` : t
   const ms = Date.parse(zoned.replace(/^(\d{4}-\d{2}-\d{2}) /, '$1T'))
-  return Number.isNaN(ms) ? undefined : ms
+  return known(ms)
 }
 
 const linkText = (ms: number) => new Date(Math.round(ms / 1000) * 1000).toISOString().slice(0, 19).replace('T', ' ')
@@ -85,7 +88,7 @@ export function stateOf(params: URLSearchParams): State {
   return {
     queries: queries.length > 0 ? queries : [{ expr: '', hidden: false }],
     tab: tab === 'graph' || tab === '0' ? 'graph' : tab === null && queries.length === 0 ? 'graph' : 'table',
-    range: parseDuration(first('range_input') ?? '') ?? defaults.range,
+    range: Math.min(maxRange, parseDuration(first('range_input') ?? '') ?? defaults.range),
     end: linkTime(first('end_input') ?? first('moment_input')),
     step: stepOf(first('step_input') ?? (first('res_type') === 'fixed' ? first('res_step') : null)),
     refresh: parseDuration(params.get('refresh') ?? '') !== undefined ? Math.max(1, parseDuration(params.get('refresh')!)! / 1000) : 0,

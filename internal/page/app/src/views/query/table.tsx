@@ -3,6 +3,7 @@
 import type { ComponentChildren } from 'preact'
 import { useMemo, useState } from 'preact/hooks'
 import { exact, time } from '../../lib/format'
+import { formatDuration } from '../../lib/time'
 import { Choice, Copy, Empty, SearchField } from '../../ui'
 import { csvOf, labelNames, labelText, matches, numberOf, quoted, rowsOf, wordsOf } from './series'
 import type { Histogram, Result, Row } from './series'
@@ -119,11 +120,21 @@ export function ResultTable({ result, unit, onLabel }: { result: Result; unit: U
 }
 
 /** What to try when there is nothing. */
-export const Nothing = () => (
+export const Nothing = ({ step = 0 }: { step?: number }) => (
   <Empty>
     No data. No series matches at this time: look at another time range, take matchers away, or search for the metric's name with “Metrics”.
+    {step > lookBack && (
+      <>
+        <br />
+        Each point looks back five minutes, and the points are {formatDuration(step)} apart: samples in between are not seen. A shorter range or step shows them, or{' '}
+        <code>last_over_time(…[{formatDuration(step)}])</code>.
+      </>
+    )}
   </Empty>
 )
+
+/** How far a point looks back for a sample, ms: the server's default. */
+const lookBack = 5 * 60_000
 
 function SeriesCell({ row, index }: { row: Row; index: number }) {
   const names = labelNames(row.labels)

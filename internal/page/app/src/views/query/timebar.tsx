@@ -1,8 +1,9 @@
 // The time range, resolution and refresh of all queries.
 
 import { useEffect, useRef, useState } from 'preact/hooks'
+import { clockOff, now } from '../../lib/clock'
 import { formatDuration, parseDuration, parseTime, timeField } from '../../lib/time'
-import { time } from '../../lib/format'
+import { seconds, time } from '../../lib/format'
 import { moved, zoomed } from './range'
 import type { State } from './state'
 
@@ -13,7 +14,6 @@ const stepChoices = ['1s', '5s', '15s', '30s', '1m', '5m', '15m', '1h', '6h', '1
 type Change = (change: Partial<State>) => void
 
 export function TimeBar({ state, change, step }: { state: State; change: Change; step: number | undefined }) {
-  const now = () => Date.now()
   const graph = state.tab === 'graph'
   return (
     <div class="timebar">
@@ -109,8 +109,7 @@ function Range({ state, change }: { state: State; change: Change }) {
 const sameDay = (s: State) => s.end !== undefined && time(s.end - s.range).slice(0, 10) === time(s.end).slice(0, 10)
 
 function RangeChoice({ state, change }: { state: State; change: Change }) {
-  const now = Date.now()
-  const end = state.end ?? now
+  const end = state.end ?? now()
   const [length, setLength] = useState(formatDuration(state.range))
   const [from, setFrom] = useState(timeField(end - state.range))
   const [to, setTo] = useState(state.end === undefined ? 'now' : timeField(end))
@@ -123,7 +122,8 @@ function RangeChoice({ state, change }: { state: State; change: Change }) {
   }
   const between = (e: Event) => {
     e.preventDefault()
-    const start = parseTime(from, now), stop = parseTime(to, now)
+    const at = now()
+    const start = parseTime(from, at), stop = parseTime(to, at)
     if (start === undefined || stop === undefined) setWrong(`“${start === undefined ? from : to}” is no time: write 2026-11-21 20:17, now-2h or seconds since 1970.`)
     else if (stop <= start) setWrong('“From” has to be before “to”.')
     else change({ range: stop - start, end: to.trim() === 'now' || to.trim() === '' ? undefined : stop })
@@ -158,6 +158,11 @@ function RangeChoice({ state, change }: { state: State; change: Change }) {
         </p>
       )}
       <p class="hint">Times are in the zone of this browser ({Intl.DateTimeFormat().resolvedOptions().timeZone}).</p>
+      {clockOff() !== 0 && (
+        <p class="hint">
+          Its clock is {seconds(Math.round(Math.abs(clockOff()) / 1000))} {clockOff() > 0 ? 'ahead of' : 'behind'} the server’s. “Now” is the server’s.
+        </p>
+      )}
     </div>
   )
 }

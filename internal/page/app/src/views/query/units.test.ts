@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { axisSteps, axisValues, unitOf, unitValue } from './units'
+import { time } from '../../lib/format'
+import { axisSteps, axisValues, farSplits, shortValue, unitOf, unitValue } from './units'
 
 describe('unitOf', () => {
   it.each([
@@ -26,7 +27,7 @@ describe('unitOf', () => {
 })
 
 describe('unitValue', () => {
-  it.each([[1536, 'bytes', '1.50 KiB'], [2048, 'bytes/s', '2 KiB/s'], [0.25, 'seconds', '250 ms'], [2e-9, 'seconds', '2 ns'], [0.123, 'ratio', '12.3 %'], [0, 'time', '1970-01-01 00:00:00'], [2_500_000, '', '2.50 M'], [12.5, '', '12.5'], [Infinity, 'bytes', '+Inf'], [NaN, '', 'NaN']] as const)('%d as %s', (v, unit, want) => expect(unitValue(v, unit)).toBe(want))
+  it.each([[1536, 'bytes', '1.50 KiB'], [2048, 'bytes/s', '2 KiB/s'], [0.25, 'seconds', '250 ms'], [2e-9, 'seconds', '2 ns'], [0.123, 'ratio', '12.3 %'], [1795294395, 'time', time(1795294395_000)], [2_500_000, '', '2.50 M'], [12.5, '', '12.5'], [Infinity, 'bytes', '+Inf'], [NaN, '', 'NaN']] as const)('%d as %s', (v, unit, want) => expect(unitValue(v, unit)).toBe(want))
 })
 
 describe('axisValues', () => {
@@ -60,4 +61,18 @@ it.each(['bytes', 'bytes/s', 'seconds'] as const)('steps of %s grow, and have sh
     if (i > 0) expect(s).toBeGreaterThan(steps[i - 1]!)
     for (const text of axisValues([0, s, 2 * s, 3 * s, 4 * s], unit)) expect(text!.length, text!).toBeLessThan(12)
   })
+})
+
+describe('numbers that are far from all others', () => {
+  it.each([[0, 1e-299], [1e300, 1e301], [-3e-30, 4e-30], [1e26, 9e26]])('an axis from %d to %d has some', (min, max) => {
+    const splits = farSplits(min, max)!
+    expect(splits.length).toBeGreaterThanOrEqual(3)
+    expect(splits.length).toBeLessThanOrEqual(12)
+    for (const v of splits) expect(v >= min && v <= max, `${v}`).toBe(true)
+    expect(new Set(axisValues(splits, '')).size).toBe(splits.length)
+  })
+  it('leaves all others to the chart', () => {
+    for (const [min, max] of [[0, 1], [5, 5], [1e15, 1e15 + 2], [-Infinity, 1], [-Number.MAX_VALUE, Number.MAX_VALUE]] as const) expect(farSplits(min, max)).toBeUndefined()
+  })
+  it('rounds none to infinity', () => expect(shortValue(Number.MAX_VALUE, '')).not.toContain('Inf'))
 })

@@ -1,6 +1,6 @@
 // What a number of a query is a number of, as far as the query tells, and how it is written.
 
-import { bytes, count, seconds, value } from '../../lib/format'
+import { bytes, count, seconds, time, value } from '../../lib/format'
 
 export type Unit = '' | 'bytes' | 'seconds' | 'ratio' | 'time' | 'bytes/s'
 
@@ -46,13 +46,13 @@ export function unitValue(v: number, unit: Unit): string {
     case 'ratio':
       return `${Number((v * 100).toPrecision(4))} %`
     case 'time':
-      return new Date(v * 1000).toISOString().slice(0, 19).replace('T', ' ')
+      return Math.abs(v) < 8e12 ? time(v * 1000) : value(v)
   }
   return Math.abs(v) >= 1e6 ? count(v) : value(v)
 }
 
 /** One number where there is little room. */
-export const shortValue = (v: number, unit: Unit) => unitValue(unit === '' && Number.isFinite(v) ? Number(v.toPrecision(5)) : v, unit)
+export const shortValue = (v: number, unit: Unit) => unitValue(unit === '' && Number.isFinite(Number(v.toPrecision(5))) ? Number(v.toPrecision(5)) : v, unit)
 
 /** The numbers of an axis, with as many digits as tell neighbours apart; null where there is none to be written. */
 export function axisValues(all: readonly (number | null)[], unit: Unit): (string | null)[] {
@@ -75,6 +75,17 @@ function axisTexts(splits: readonly number[], unit: Unit): string[] {
   return splits.map((v) => (v === 0 ? '0' : `${(v / size).toFixed(digits)}${name}`))
 }
 
+/** The numbers of an axis that is beyond what uPlot knows steps for; undefined = it knows some. */
+export function farSplits(min: number, max: number): number[] | undefined {
+  const span = max - min
+  if (!(span > 0) || !Number.isFinite(span) || (span > 1e-25 && span < 1e25)) return undefined
+  const size = 10 ** Math.floor(Math.log10(span))
+  const step = span / size > 5 ? 2 * size : span / size > 2 ? size : size / 2
+  const splits: number[] = []
+  for (let n = Math.ceil(min / step); n * step <= max; n++) splits.push(n * step)
+  return splits
+}
+
 /** How many decimals a step needs. */
 function decimals(step: number): number {
   for (let n = 0; n < 9; n++) {
@@ -90,6 +101,8 @@ export function axisSteps(unit: Unit): number[] | undefined {
     case 'bytes':
     case 'bytes/s':
       return [1, 2, 5, 10, 20, 50].concat([1, 2, 3, 4, 5].flatMap((k) => [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50].map((n) => n * 1024 ** k)))
+    case 'time':
+      return [1, 10, 60, 300, 600, 1800, 3600, 7200, 21600, 43200].concat([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].map((n) => n * 86400))
     case 'seconds':
       return [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0].flatMap((e) => [1, 2, 5].map((n) => Number(`${n}e${e}`))).concat([10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200], [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].map((n) => n * 86400))
   }

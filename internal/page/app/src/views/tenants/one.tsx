@@ -1,5 +1,6 @@
 import { useState } from 'preact/hooks'
 import { Badge, Copy, Empty, Failure, Figure, Meter, Notice, Panel, SearchField, Table, Waiting } from '../../ui'
+import { now } from '../../lib/clock'
 import { ago, bytes, count, exact, seconds, time } from '../../lib/format'
 import { useLoad } from '../../lib/hooks'
 import { href, setParams, usePlace } from '../../lib/route'
@@ -34,7 +35,7 @@ export function TenantPage({ back }: { back: boolean }) {
       {!status && !found.error && <Waiting />}
       {status && (
         <>
-          <Alerts status={status} now={found.at || Date.now()} />
+          <Alerts status={status} now={found.at || now()} />
           {isQuiet(status) && <Notice>Nothing was received for this tenant lately. If that is a surprise, look at the name and at the sender’s <code>X-Scope-OrgID</code>.</Notice>}
           <div class="halves">
             <div>
