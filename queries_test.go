@@ -47,7 +47,7 @@ func TestQueries(t *testing.T) {
 	samples := queries.Samples(querySeed, start)
 	asked := 500
 	if testing.Short() { // under the race detector: one after the other, in the same places
-		asked = 100
+		asked = 150
 	}
 	c := newComparison(t, samples, queries.Generate(querySeed, asked, start))
 
