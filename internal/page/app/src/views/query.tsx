@@ -287,8 +287,25 @@ function Options({ state, change }: { state: State; change: (c: Partial<State>) 
   const wrong = timeout.trim() !== '' && parseDuration(timeout) === undefined
   const done = () => !wrong && timeout.trim() !== state.timeout && change({ timeout: timeout.trim() })
   const n = [state.strong, state.partial, state.fresh, state.timeout !== ''].filter(Boolean).length
+  const box = useRef<HTMLDetailsElement>(null)
+  useEffect(() => {
+    const out = (e: Event) => {
+      if (box.current && !box.current.contains(e.target as Node)) box.current.open = false
+    }
+    addEventListener('pointerdown', out)
+    addEventListener('focusin', out)
+    return () => {
+      removeEventListener('pointerdown', out)
+      removeEventListener('focusin', out)
+    }
+  }, [])
+  const close = (e: KeyboardEvent) => {
+    if (e.key !== 'Escape' || !box.current?.open) return
+    box.current.open = false
+    box.current.querySelector('summary')?.focus()
+  }
   return (
-    <details class="options">
+    <details class="options" ref={box} onKeyDown={close}>
       <summary>Options{n > 0 && ` (${n})`}</summary>
       <div>
         <Toggle label="Strong read: with everything acknowledged before now" on={state.strong} onChange={(strong) => change({ strong })} />
