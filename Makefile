@@ -11,6 +11,9 @@ DATA     ?= data
 # Every package but the tests of the real binary, which have the machine for themselves.
 UNIT = $(shell $(GO) list ./... | grep -v '/bench/e2e$$')
 
+# How many of those tests run beside each other: they mostly wait. Some, which measure, run alone before them.
+TOGETHER ?= 4
+
 # Beside them stand tests, TestReal…, that start brokers of Apache Kafka.
 REAL := ./internal/kafkatest ./internal/log
 
@@ -34,14 +37,14 @@ test: tools           ## everything: vet, packages, real Kafka, and the real bin
 	$(GO) test -tags failpoints ./internal/failpoint
 	./.ci/page
 	SLUICE_E2E=1 ./.ci/gotest kafka -timeout 20m -p 1 -run '^TestReal' $(REAL)
-	SLUICE_E2E=1 ./.ci/gotest e2e -timeout 45m ./bench/e2e
+	SLUICE_E2E=1 ./.ci/gotest e2e -timeout 45m -parallel $(TOGETHER) ./bench/e2e
 	@./.ci/skipped unit kafka e2e
 
 unit:                 ## the packages only, four minutes
 	$(GO) test $(UNIT)
 
 e2e: tools            ## the real binary only; make e2e RUN=TestKill SLUICE_KILLS=100
-	SLUICE_E2E=1 $(GO) test -count=1 -timeout 60m -v $(if $(RUN),-run '$(RUN)') ./bench/e2e
+	SLUICE_E2E=1 $(GO) test -count=1 -timeout 60m -parallel $(TOGETHER) -v $(if $(RUN),-run '$(RUN)') ./bench/e2e
 
 page: tools           ## the web page only, in a real browser; make page RUN=TestPageSmooth SLUICE_PAGE_SCREENSHOTS=/tmp/pictures
 	./.ci/page

@@ -49,7 +49,7 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 	args := append([]string{
 		"sluice", "all", "--data-dir", filepath.Join(dir, "data"), "--http.listen", "127.0.0.1:0", "--instance", "near", "--log.level", "error",
 		"--limits.file", file, "--self-monitoring.tenant", "", "--log.fsync", string(log.FsyncOff), "--log.partitions", "2",
-		"--consumer.generation", unendingGeneration(time.Now(), 2).String(),
+		"--consumer.generation", unendingGeneration(time.Now(), 2).String(), "--producer.tick-interval", "1s", // the first tick tells of it
 	}, flags...)
 	main := app()
 	main.Command("all").Action = func(c *cli.Context) error {
@@ -81,12 +81,12 @@ func startInstallation(t *testing.T, dir, limits string, flags ...string) (in *i
 
 // unendingGeneration is a length that ends no generation of the partitions within the next hour, whatever the time of day: a
 // test that looks at heads must not find them sealed because it is midnight.
-func unendingGeneration(now time.Time, partitions int64) time.Duration {
+func unendingGeneration(now time.Time, partitions int32) time.Duration {
 	for length := 24 * time.Hour; ; length -= time.Hour {
 		ends := false
 		for p := range partitions {
-			since := (now.UnixMilli() - length.Milliseconds()*p/16) % length.Milliseconds()
-			ends = ends || since > (length-time.Hour).Milliseconds()
+			end := schema.Generation{Length: length.Milliseconds()}.Boundary(now.UnixMilli(), p)
+			ends = ends || end < now.Add(time.Hour).UnixMilli()
 		}
 		if !ends {
 			return length

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"testing"
@@ -54,4 +55,13 @@ func TestPartitionsInUse(t *testing.T) {
 	known(3)
 	require.NoError(t, blocks.Add(t.Context(), nil, map[int32]schema.PartitionState{3: {TopicID: "t", To: 1}}))
 	known(4)
+	use.log = endless{l}
+	known(4)
+}
+
+// endless is a log with a partition that has no leader.
+type endless struct{ log.Log }
+
+func (endless) Ends(context.Context, string) ([]int64, error) {
+	return nil, errors.New("no leader")
 }

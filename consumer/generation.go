@@ -73,19 +73,7 @@ type localBlock struct {
 // start fixes the generation's end by its first record.
 func (g *generation) start(logTime int64, partition int32) {
 	g.started, g.logFrom, g.logTime = true, logTime, logTime
-	g.bound(partition)
-}
-
-// bound computes the boundary: the next multiple of the generation's length after its first record, shifted so that the
-// partitions do not all seal at once.
-func (g *generation) bound(partition int32) {
-	length := g.settings.Length
-	shift := length * int64(partition%16) / 16
-	since := (g.logFrom - shift) % length
-	if since < 0 {
-		since += length
-	}
-	g.boundary = g.logFrom - since + length
+	g.boundary = g.settings.Boundary(g.logFrom, partition)
 }
 
 // decide takes the settings that a tick or seal carries, if it is the first of the generation.
@@ -95,7 +83,7 @@ func (g *generation) decide(header []byte, partition int32) error {
 		return err
 	}
 	g.settings, g.decided = settings, true
-	g.bound(partition)
+	g.boundary = g.settings.Boundary(g.logFrom, partition)
 	return nil
 }
 

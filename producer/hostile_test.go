@@ -85,6 +85,9 @@ func TestDamagedBodies(t *testing.T) {
 // Small bodies that decoders like to turn into gigabytes. Allocation is measured in all, not at its peak: it is more than
 // what is held at any time.
 func TestExpensiveBodies(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures memory, one request after the other: nothing for the race detector")
+	}
 	repeat := func(s string, n int) []byte { return []byte(strings.Repeat(s, n)) }
 	field := func(tag byte, payload []byte) []byte {
 		return append([]byte{tag}, schema.AppendField(nil, 1, payload)[1:]...)

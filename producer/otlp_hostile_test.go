@@ -85,6 +85,9 @@ func otlpBombs(n int) map[string][]byte {
 
 // What is held for decoding covers what decoding takes.
 func TestOTLPCost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures memory, one request after the other: nothing for the race detector")
+	}
 	measure := func(name string, body []byte, cost int64, decode func(pmetricotlp.ExportRequest) error) {
 		var before, after runtime.MemStats
 		runtime.GC()
@@ -244,6 +247,13 @@ func bombs(t testing.TB) (all []bomb) {
 func TestGigabyteOfHostileBodies(t *testing.T) {
 	cfg := Config{MaxBodyBytes: 32 << 20, MaxDecodedBytes: 64 << 20, MaxInflightBytes: 256 << 20}
 	all := bombs(t)
+	if testing.Short() { // under the race detector, which sees four at a time with any number of them
+		var some []bomb
+		for i := 0; i < len(all); i += 3 { // of every kind
+			some = append(some, all[i])
+		}
+		all = some
+	}
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	least := int64(math.MaxInt64)
 	for try := 0; try < 3 && least >= cfg.MaxInflightBytes*5/4; try++ {
@@ -309,7 +319,9 @@ func peakOf(t *testing.T, cfg Config, all []bomb) int64 {
 		require.Contains(t, []int{200, 204, 400, 413, 415, 503}, code)
 		return true
 	})
-	require.Greater(t, inflated.Load(), int64(1<<30))
+	if !testing.Short() {
+		require.Greater(t, inflated.Load(), int64(1<<30))
+	}
 	require.Zero(t, f.budget.used.Load())
 	t.Logf("%d bodies of %d MiB, %d MiB decompressed: %d MiB at the peak, bound %d MiB",
 		len(all), sent.Load()>>20, inflated.Load()>>20, grown>>20, cfg.MaxInflightBytes>>20)

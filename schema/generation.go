@@ -46,6 +46,17 @@ func (g *Generation) Validate() error {
 	return nil
 }
 
+// Boundary is the log time that ends a generation of a partition, whose first record has the log time logFrom; all in ms. It is
+// the next multiple of the length, shifted so that the partitions do not all seal at once.
+func (g Generation) Boundary(logFrom int64, partition int32) int64 {
+	shift := g.Length * int64(partition%16) / 16
+	since := (logFrom - shift) % g.Length
+	if since < 0 {
+		since += g.Length
+	}
+	return logFrom - since + g.Length
+}
+
 // Encode returns the value of HeaderGeneration.
 func (g Generation) Encode() []byte {
 	b, _ := json.Marshal(g) // three integers: it cannot fail

@@ -18,6 +18,7 @@ import (
 // between them and nothing else.
 func TestStagesApart(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	broker, err := kfake.NewCluster(kfake.NumBrokers(1))
 	require.NoError(t, err)
 	t.Cleanup(broker.Close)

@@ -19,7 +19,7 @@ import (
 // restarts that empty the producer's memory, until the limit is raised in the file, and then the bomb is data like any other.
 func TestCardinalityBomb(t *testing.T) {
 	enabled(t)
-	t.Parallel() // it mostly waits
+	t.Parallel()
 	const (
 		limit  = 5000
 		batch  = 500

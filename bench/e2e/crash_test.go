@@ -110,6 +110,7 @@ func (c *crasher) heal(w *load, after string, fig *figures) {
 // other, loses nothing, doubles nothing and leaves nothing behind.
 func TestCrashAtEveryStep(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	bin, err := buildFailpoints()
 	require.NoError(t, err)
 	consumer, compactor := failpoints(t)

@@ -58,7 +58,7 @@ type activeOf struct{ ID, Query, State, Tenant string }
 // What a query did is known while it runs, when it is over, when somebody ends it, and when the process dies of it.
 func TestExplain(t *testing.T) {
 	enabled(t)
-	t.Parallel() // it mostly waits
+	t.Parallel()
 	const many = 300
 	s := newInstance(t, workDir(t), "all", "--log.partitions", "2", "--self-monitoring.tenant", "", "--producer.tick-interval", "1s", "--reader.slow-query-log", "-1ns")
 	s.start()

@@ -164,7 +164,7 @@ func writeRequest(t *testing.T, series ...prompb.TimeSeries) []byte {
 // TestGateway: TLS and users before the whole of it, with a real Prometheus that writes by its password.
 func TestGateway(t *testing.T) {
 	enabled(t)
-	t.Parallel() // it mostly waits
+	t.Parallel()
 	promBin := tool(t, "prometheus", aptHint)
 	dir := workDir(t)
 	g := newGuarded(t, dir)
@@ -365,6 +365,7 @@ func (g *guarded) rights(t *testing.T, base string) {
 // whoever does not have it learns nothing.
 func TestGatewayBetweenProcesses(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	dir := workDir(t)
 	g := newGuarded(t, dir)
 	g.users(t, map[string]string{"writer": "tenants: [team-a], rights: [write]", "grafana": "tenants: [team-a], rights: [read]", "operator": "rights: [admin]"})

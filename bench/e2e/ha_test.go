@@ -103,7 +103,7 @@ func electedReplica(s *instance) (string, error) {
 // the first comes back: the stored series is a piece of the one and then a piece of the other, each without a gap.
 func TestHAPair(t *testing.T) {
 	enabled(t)
-	t.Parallel() // it mostly waits
+	t.Parallel()
 	const timeout = 10 * time.Second
 	dir := workDir(t)
 	limits := filepath.Join(dir, "limits.yaml")

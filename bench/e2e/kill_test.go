@@ -334,6 +334,7 @@ func checkClean(t *testing.T, s *instance, args ...string) {
 // TestKill: kill -9 at any moment loses nothing, doubles nothing, changes nothing and shows nothing to others.
 func TestKill(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	dir := workDir(t)
 	s := newInstance(t, dir, "all", append(fast(), "--tenancy.required")...)
 	fig := &figures{Scenario: "kill -9 of sluice all, directory bucket"}
@@ -345,6 +346,7 @@ func TestKill(t *testing.T) {
 // same with SLUICE_PRODUCER_RECORD_VERSION=1 in the environment.
 func TestKillRecordsV1(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	dir := workDir(t)
 	s := newInstance(t, dir, "all", append(fast(), "--tenancy.required", "--producer.record-version=1")...)
 	fig := &figures{Scenario: "kill -9 of sluice all, records of version 1"}

@@ -29,7 +29,7 @@ type endpointAsked struct {
 // key of the JSON: what Grafana's data source sends, and what clients get wrong.
 func TestAnswersLikePrometheus(t *testing.T) {
 	enabled(t)
-	t.Parallel() // it mostly waits
+	t.Parallel()
 	dir := workDir(t)
 	s := newInstance(t, dir, "all", "--self-monitoring.tenant", "")
 	s.start()

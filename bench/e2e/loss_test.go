@@ -104,6 +104,7 @@ func lossInstance(t *testing.T, flags []string) *instance {
 // TestLossIsLoud: what the log has lost before anybody read it is counted, announced, marked, and missed by queries.
 func TestLossIsLoud(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	t.Run("records deleted before they were read", deletedRecords)
 	t.Run("topic created again while stopped", func(t *testing.T) { recreatedTopic(t, "stopped") })
 	t.Run("topic created again while running", func(t *testing.T) { recreatedTopic(t, "running") })

@@ -51,6 +51,7 @@ func oneVersion(t *testing.T, bucket string) []string {
 // name, and one of the other zone come to the same blocks, byte for byte.
 func TestLostDisk(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	begun := time.Now()
 	bin, err := buildFailpoints()
 	require.NoError(t, err)
@@ -159,6 +160,7 @@ func moves(m *member, mark int64) (taken []string, left int) {
 // TestOrdinal: consumers that take partitions by their number share them out, and none moves when one of them is away.
 func TestOrdinal(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	begun := time.Now()
 	c, _ := fakeCluster(t)
 	prod := c.add("producer", "", "producer-0", "--tenancy.required", "--producer.tick-interval", "1s", "--consumer.generation", "5s")

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sluice/schema"
 )
 
 // repo is the root of the repository, sluiceBin the sluice that TestMain built.
@@ -38,6 +40,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "find the repository:", err)
 		return 1
 	}
+	const generation = "SLUICE_CONSUMER_GENERATION" // for all who do not ask for another
+	if os.Getenv(generation) == "" {
+		os.Setenv(generation, unendingGeneration().String())
+	}
 	sluiceBin = filepath.Join(dir, "sluice")
 	build := exec.Command("go", "build", "-o", sluiceBin, ".")
 	build.Dir = repo
@@ -46,6 +52,23 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// unendingGeneration is a length for generations that all outlast the tests, whatever the time of day: they end at multiples of
+// their length, so one of two hours would end in the middle of some test, and what that looks for in heads would be in blocks.
+func unendingGeneration() time.Duration {
+	now := time.Now().UnixMilli()
+	best, lasts := time.Duration(0), int64(0)
+	for length := 24 * time.Hour; length > 16*time.Hour; length -= 10 * time.Minute {
+		shortest := length.Milliseconds()
+		for partition := range int32(16) {
+			shortest = min(shortest, schema.Generation{Length: length.Milliseconds()}.Boundary(now, partition)-now)
+		}
+		if shortest > lasts {
+			best, lasts = length, shortest
+		}
+	}
+	return best
 }
 
 // buildFailpoints builds, once, a sluice that can be told to die at a step.

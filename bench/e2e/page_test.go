@@ -254,6 +254,7 @@ func TestPageBucketAway(t *testing.T) {
 	t.Parallel()
 	dir := workDir(t)
 	store := startS3(t, dir, seed(t))
+	store.retries(2) // as what the page does while it waits is the same for one second as for ten
 	limits := filepath.Join(dir, "limits.yaml")
 	require.NoError(t, os.WriteFile(limits, []byte("default: {max_fetched_series_per_query: 20}\n"), 0o644))
 	s := newInstance(t, dir, "all", append(never(), "--limits.file", limits, "--objstore.config-file", store.yaml, "--self-monitoring.tenant", "",

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"sluice/internal/kafkatest"
 )
 
 // process is a child of the test. Its output goes to a file, the end of which is shown when the test fails.
@@ -122,20 +124,11 @@ func (p *process) memory() (rss, peak int64) {
 
 var shownLogs sync.Map // of failed tests, by file name
 
-var ports sync.Map // given out already
-
-// freeAddr is a loopback address that nobody listens on and that no other test was given.
+// freeAddr is a loopback address that nobody listens on, that no other test was given, and that no connection takes while
+// its process is down.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		addr := ln.Addr().String()
-		require.NoError(t, ln.Close())
-		if _, taken := ports.LoadOrStore(addr, true); !taken {
-			return addr
-		}
-	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(kafkatest.FreePorts(t, 1)[0]))
 }
 
 // instance is a sluice process that can be killed and started again at the same address.

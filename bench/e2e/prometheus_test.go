@@ -147,6 +147,7 @@ func compare(t *testing.T, state, prom, ours string, from, to time.Time) {
 // from blocks, and Prometheus' own tools can read both the API and a block.
 func TestRealPrometheus(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	promtool := tool(t, "promtool", aptHint)
 	dir := workDir(t)
 	// Its own metrics go to another tenant: the two must hold the same series. (Debian's Prometheus sends no tenant header.)

@@ -68,6 +68,7 @@ func before(metas map[string]*schema.BlockMeta, status map[int32]offsets) func(s
 // same blocks of it, byte by byte, as the consumer that read it first.
 func TestReplaysAgree(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	dir := workDir(t)
 	s := newInstance(t, dir, "all", append(never(), "--consumer.generation", "5s", "--producer.tick-interval", "1s", "--consumer.retain-shipped", "2s",
 		"--consumer.max-generation-series", "230")...)
@@ -239,9 +240,10 @@ func compacted(t *testing.T, s *instance, fig *figures) *load {
 // TestReplayAfterCompaction: what is read again after its blocks were merged and deleted changes nothing in the bucket.
 func TestReplayAfterCompaction(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	flags := append(fast(), "--tenancy.required", "--self-monitoring.tenant", "", "--compactor.deletion-delay", "2s")
 	t.Run("commits lost", func(t *testing.T) {
-		t.Parallel() // both mostly wait
+		t.Parallel()
 		dir := workDir(t)
 		s := newInstance(t, dir, "all", flags...)
 		fig := &figures{Scenario: "replay after compaction: commits.json removed", Seed: seed(t)}
@@ -261,7 +263,7 @@ func TestReplayAfterCompaction(t *testing.T) {
 		fig.print(t)
 	})
 	t.Run("everything is read again", func(t *testing.T) {
-		t.Parallel() // both mostly wait
+		t.Parallel()
 		broker, err := kfake.NewCluster(kfake.NumBrokers(1))
 		require.NoError(t, err)
 		t.Cleanup(broker.Close)

@@ -48,6 +48,14 @@ config:
 	return s
 }
 
+// retries sets how often a request is tried, for those who start after it. Without it, ten times: some eight seconds.
+func (s *s3) retries(n int) {
+	s.t.Helper()
+	raw, err := os.ReadFile(s.yaml)
+	require.NoError(s.t, err)
+	require.NoError(s.t, os.WriteFile(s.yaml, fmt.Appendf(raw, "  max_retries: %d\n", n), 0o644))
+}
+
 func (s *s3) start() {
 	s.t.Helper()
 	s.process = launch(s.t, s.dir, "versitygw", []string{"ROOT_ACCESS_KEY=" + s3Key, "ROOT_SECRET_KEY=" + s3Secret},
@@ -62,6 +70,7 @@ func (s *s3) start() {
 // upload is torn.
 func TestKillS3(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	dir := workDir(t)
 	store := startS3(t, dir, seed(t))
 	s := newInstance(t, dir, "all", append(fast(), "--tenancy.required", "--objstore.config-file", store.yaml)...)

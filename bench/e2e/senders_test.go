@@ -200,6 +200,7 @@ func (w *watched) requests() (all []string) {
 // TestScrapers: what vmagent and Debian's Prometheus scrape is there, sample by sample and nothing twice.
 func TestScrapers(t *testing.T) {
 	enabled(t)
+	t.Parallel()
 	for _, sender := range []struct {
 		name  string
 		start func(t *testing.T, dir, config, target, push string) *process

@@ -148,7 +148,11 @@ var everything = labels.MustNewMatcher(labels.MatchRegexp, "__name__", ".+")
 
 // TestHeadAgainstAMap appends samples of all kinds to many series, one after the other and mixed, and reads them back.
 func TestHeadAgainstAMap(t *testing.T) {
-	for seed := range uint64(12) {
+	seeds := uint64(12)
+	if testing.Short() { // under the race detector: one goroutine does it all
+		seeds = 2
+	}
+	for seed := range seeds {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		h := New(testWindow)
 		type one struct {

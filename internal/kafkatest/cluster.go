@@ -88,7 +88,7 @@ func Start(t testing.TB, cfg Config) *Cluster {
 			t.Fatalf("kafkatest: make certificates: %v", err)
 		}
 	}
-	ports := freePorts(t, 3*cfg.Nodes)
+	ports := FreePorts(t, 3*cfg.Nodes)
 	for i := range cfg.Nodes {
 		c.nodes = append(c.nodes, &node{
 			index: i, dir: filepath.Join(c.dir, fmt.Sprintf("node-%d", i)), jars: jars, java: java,

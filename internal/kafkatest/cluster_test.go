@@ -24,6 +24,7 @@ func TestRealCluster(t *testing.T) {
 		{Version: "4", SASL: true, TLS: true, ACL: true},
 	} {
 		t.Run(fmt.Sprintf("%s-%d-tls=%t-sasl=%t", cfg.Version, max(1, cfg.Nodes), cfg.TLS, cfg.SASL), func(t *testing.T) {
+			t.Parallel()
 			c := Start(t, cfg)
 			admin := c.Admin(t)
 			_, err := admin.CreateTopic(t.Context(), 1, -1, nil, "x")

@@ -60,11 +60,12 @@ func jarFolder(version string) (string, error) {
 
 var given sync.Map // ports that were given out
 
-// freePorts returns ports of loopback that nobody listens on. They are below those that the system gives to outgoing
-// connections, or one of these could take the port of a broker that is down for a moment.
-func freePorts(t testing.TB, n int) []int {
+// FreePorts returns ports of loopback that nobody listens on and that nobody in this process was given. They are below those
+// that the system gives to outgoing connections, or one of these could take the port of a process that is down for a moment.
+// From 21,000 on they are left to tests that need many in a row.
+func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
-	const first, last = 10_000, 32_000
+	const first, last = 10_000, 21_000
 	var out []int
 	for tries := 0; len(out) < n; tries++ {
 		if tries > 10_000 {

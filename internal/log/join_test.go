@@ -36,7 +36,10 @@ func TestJoin(t *testing.T) {
 
 func TestRealJoin(t *testing.T) {
 	for _, version := range []string{"3.9", "4"} {
-		t.Run(version, func(t *testing.T) { testJoin(t, realKafka(t, kafkatest.Config{Version: version}).Brokers(), false) })
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			testJoin(t, realKafka(t, kafkatest.Config{Version: version}).Brokers(), false)
+		})
 	}
 }
 

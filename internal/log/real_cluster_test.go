@@ -19,6 +19,7 @@ import (
 
 // TestRealPaused: while the only broker is stopped, not dead, an append fails in bounded time; it works again by itself.
 func TestRealPaused(t *testing.T) {
+	t.Parallel()
 	cluster := realKafka(t, kafkatest.Config{})
 	l, err := log.NewKafka(log.KafkaConfig{Brokers: cluster.Brokers(), DeliveryTimeout: time.Second}, quiet(), nil)
 	require.NoError(t, err)
@@ -38,6 +39,7 @@ func TestRealPaused(t *testing.T) {
 
 // TestRealThreeBrokers: what topics are created with and held to, membership and appends over the death of a broker.
 func TestRealThreeBrokers(t *testing.T) {
+	t.Parallel()
 	cluster := realKafka(t, kafkatest.Config{Nodes: 3, Properties: map[string]string{"min.insync.replicas": "1"}})
 	admin := cluster.Admin(t)
 	l, err := log.NewKafka(log.KafkaConfig{Brokers: cluster.Brokers(), Partitions: joinPartitions}, quiet(), nil)

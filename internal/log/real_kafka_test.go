@@ -69,6 +69,7 @@ max_buffered_bytes: 1000000
 
 // TestRealSecurity: TLS, each SASL mechanism, and errors that say what is wrong.
 func TestRealSecurity(t *testing.T) {
+	t.Parallel()
 	cluster := realKafka(t, kafkatest.Config{TLS: true, SASL: true})
 	const dead = "127.0.0.1:1" // a seed broker that does not answer
 	settings := func(ca, mechanism, user, password string) string {
@@ -92,6 +93,7 @@ func TestRealSecurity(t *testing.T) {
 // TestRealRights takes every right from a user and gives back what the errors ask for, and nothing else, until all that a
 // stage does works.
 func TestRealRights(t *testing.T) {
+	t.Parallel()
 	cluster := realKafka(t, kafkatest.Config{SASL: true, ACL: true})
 	admin := cluster.Admin(t)
 	cfg, err := load(t, fmt.Sprintf("brokers: [%q]\nsasl: {mechanism: SCRAM-SHA-256, username: %s, password: %s}", cluster.Brokers()[0], kafkatest.SluiceUser, kafkatest.SluicePassword))

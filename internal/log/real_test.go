@@ -15,7 +15,8 @@ import (
 	"sluice/internal/log/logtest"
 )
 
-// The tests called TestReal… run brokers of Apache Kafka.
+// The tests called TestReal… run brokers of Apache Kafka, each its own. They mostly wait: for a JVM to start, a session to end, a
+// leader to be elected. So they run beside each other.
 
 // realKafka starts a cluster, or skips the test unless SLUICE_E2E=1.
 func realKafka(t *testing.T, cfg kafkatest.Config) *kafkatest.Cluster {
@@ -64,6 +65,7 @@ func dropTopics(t *testing.T, admin *kadm.Client) {
 func TestRealConformance(t *testing.T) {
 	for _, version := range []string{"3.9", "4"} {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			cluster := realKafka(t, kafkatest.Config{Version: version, Properties: map[string]string{
 				"log.segment.bytes": "1048576", "log.cleaner.min.cleanable.ratio": "0.01", // so that there is something to compact
 			}})

@@ -5,7 +5,7 @@ import { expect, loaded, look, open, test, world } from './page'
 
 const query = (expr: string, more: Record<string, string> = {}) => ({ 'g0.expr': expr, 'g0.tab': 'table', ...more })
 
-/** Opens the query view, whose answer may take long: the client of S3 tries ten times. */
+/** Opens the query view, whose answer may take long: the client of S3 tries more than once. */
 const visit = (page: Page, params: Record<string, string>) => page.goto(`./query?${new URLSearchParams(params)}`)
 
 test('the bucket is away', async ({ page, guard }) => {
