@@ -89,11 +89,14 @@ func (r *Reader) registerTenants(mux *http.ServeMux) {
 	}
 	own := func(serve func(*http.Request, schema.Tenant) (any, error)) func(*http.Request) (any, error) {
 		return func(req *http.Request) (any, error) {
-			tenant, err := r.tenancy.Tenant(req)
+			tenants, err := r.tenancy.Tenants(req)
 			if err != nil {
 				return nil, err
 			}
-			return serve(req, tenant)
+			if len(tenants) > 1 {
+				return nil, badData("this is about one tenant at a time, not %d", len(tenants))
+			}
+			return serve(req, tenants[0])
 		}
 	}
 	for _, prefix := range prefixes {

@@ -274,6 +274,13 @@ func TestStatusOfTenant(t *testing.T) {
 	require.Equal(t, []any{[]any{}, []any{}, []any{}}, []any{body["rejects"], body["ha"], body["top_metrics"]})
 	code, _ = k.get(t, "", "/api/v1/status/tenant")
 	require.Equal(t, 401, code)
-	code, _ = k.get(t, "a|b", "/api/v1/status/tenant")
-	require.Equal(t, 400, code, "one tenant at a time")
+	code, body = k.get(t, "a|b", "/api/v1/status/tenant")
+	require.Equal(t, 400, code)
+	require.Contains(t, body["error"], schema.ErrTenantInvalid)
+	federated := newKnowing(t, web.Tenancy{MaxFederated: 5})
+	for _, path := range []string{"/api/v1/status/tenant", "/api/v1/status/blocks"} {
+		code, body = federated.get(t, "a|b", path)
+		require.Equal(t, 400, code)
+		require.EqualValues(t, "this is about one tenant at a time, not 2 ("+schema.ErrDecode+")", body["error"])
+	}
 }

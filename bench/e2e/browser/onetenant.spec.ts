@@ -186,6 +186,18 @@ test.describe('query', () => {
     await expect.poll(() => new URL(page.url()).searchParams.get('g0.expr')).toBe('rate(page_requests_total[5m])')
   })
 
+  test('what is typed stays when another query is hidden or removed, and the last one is shown', async ({ page }) => {
+    await open(page, 'query', { 'g0.expr': 'vector(1)', 'g0.tab': 'graph' })
+    await page.getByRole('button', { name: 'Add query' }).click()
+    await type(page, 'vector(2)', 'Query B')
+    await page.getByRole('button', { name: 'Query A, shown' }).click()
+    await expect(page.getByRole('button', { name: 'Query A, hidden' })).toBeVisible()
+    await expect(editor(page, 'Query B')).toHaveText('vector(2)')
+    await page.getByRole('button', { name: 'Remove query B' }).click()
+    await expect(editor(page)).toHaveText('vector(1)')
+    await expect(legend(page).getByRole('row')).toHaveCount(2)
+  })
+
   test('metrics are found by a part of their names', async ({ page }) => {
     await open(page, 'query')
     await page.getByRole('button', { name: 'Metrics' }).click()

@@ -43,6 +43,8 @@ function App() {
   useEffect(() => {
     if (s.access) nameTenant()
   }, [s.access, s.tenant, search])
+  // On a phone the navigation is wider than the window: where one is has to be seen.
+  useEffect(() => document.querySelector('.top nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' }), [view, s.access])
   useShortcuts()
   const name = entries.find(([v]) => v === view)?.[1] ?? 'Not found'
   useEffect(() => {
@@ -81,7 +83,7 @@ function App() {
           )}
         </div>
       </header>
-      <main id="main" tabIndex={-1}>
+      <main id="main" tabIndex={-1} class={`view-${view || 'start'}`}>
         {s.login !== undefined ? (
           <Login />
         ) : s.failure ? (

@@ -52,6 +52,9 @@ export function formOf(params: Params): URLSearchParams {
 export async function ask(path: string, params: Params = {}, options: Options = {}): Promise<Response> {
   const url = new URL(path, base())
   const form = formOf(params)
+  // A header cannot carry it, and no tenant is called so.
+  const whose = options.tenant ?? session.tenant
+  if (/[^\x20-\x7e]/.test(whose)) throw new ApiError(`“${whose}” is not the name of a tenant: names have letters from a to z, digits and !-_.*'() only.`, 400)
   const init: RequestInit = { method: options.method ?? (options.post ? 'POST' : 'GET'), headers: { ...session.headers(options.tenant), ...options.headers } }
   if (options.signal) init.signal = options.signal
   if (options.post) init.body = form

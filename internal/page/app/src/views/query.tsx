@@ -5,18 +5,18 @@ import { now } from '../lib/clock'
 import { useStored } from '../lib/hooks'
 import { go, usePlace } from '../lib/route'
 import { parseDuration } from '../lib/time'
-import { Choice, Copy, Empty, Failure, Panel } from '../ui'
+import { Choice, Copy, Empty, Failure, Notice, Panel } from '../ui'
 import { ExplorerDrawer, HistoryDrawer, RunningDrawer } from './query/drawers'
 import { QueryEditor } from './query/editor'
 import type { Handle } from './query/editor'
 import { parseHistory, remember } from './query/history'
-import { withMatcher } from './query/promql'
+import { positionOf, withMatcher } from './query/promql'
 import { autoStep } from './query/range'
 import { GraphPanel, RunDetails, TablePanel, letter } from './query/result'
 import { idle, useRuns } from './query/run'
 import type { Run } from './query/run'
 import { paramsOf, stateOf } from './query/state'
-import type { State } from './query/state'
+import type { Asked, State } from './query/state'
 import { TimeBar } from './query/timebar'
 import { unitOf } from './query/units'
 import { ExplainPanel } from './query/waterfall'
@@ -38,7 +38,12 @@ export function Query() {
 
   // Back, forward and links bring other queries: they take the place of what was typed.
   const asked = JSON.stringify(state.queries.map((q) => q.expr))
-  useEffect(() => setDrafts(JSON.parse(asked) as string[]), [asked])
+  // Not so what this view has put there itself, by hiding or removing one: what is typed in the others stays.
+  const own = useRef('')
+  useEffect(() => {
+    if (own.current !== asked) setDrafts(JSON.parse(asked) as string[])
+    own.current = ''
+  }, [asked])
 
   const change = useCallback(
     (next: Partial<State>) => {
@@ -56,12 +61,23 @@ export function Query() {
     setDrafts([...list])
     change({ queries: list.map((expr, i) => ({ expr: expr.trim(), hidden: state.queries[i]?.hidden ?? false })) })
   }
-  const draft = (i: number, expr: string) => setDrafts((all) => all.map((d, n) => (n === i ? expr : d)))
+  const draft = (i: number, expr: string) => {
+    setFormatError(undefined)
+    setDrafts((all) => all.map((d, n) => (n === i ? expr : d)))
+  }
   const runAt = (i: number, expr: string) => run(drafts.map((d, n) => (n === i ? expr : d)))
   const remove = (i: number) => {
     const left = drafts.filter((_, n) => n !== i)
     setDrafts(left)
-    change({ queries: state.queries.filter((_, n) => n !== i) })
+    changeQueries(left.map((_, n) => queryAt(n < i ? n : n + 1)))
+  }
+  const queryAt = (n: number) => state.queries[n] ?? { expr: '', hidden: false }
+  const changeQueries = (queries: Asked[]) => {
+    // Of one query there is no button that would show it again.
+    const next = queries.map((q) => ({ ...q, hidden: q.hidden && queries.length > 1 }))
+    const exprs = JSON.stringify(next.map((q) => q.expr))
+    if (exprs !== asked) own.current = exprs
+    change({ queries: next })
   }
   const window = () => {
     const end = state.end ?? now()
@@ -112,13 +128,13 @@ export function Query() {
             onDraft={(v) => draft(i, v)}
             onRun={() => run()}
             onFormat={() => void format(i)}
-            onHide={() => change({ queries: drafts.map((_, n) => ({ expr: state.queries[n]?.expr ?? '', hidden: n === i ? !(state.queries[n]?.hidden ?? false) : (state.queries[n]?.hidden ?? false) })) })}
+            onHide={() => changeQueries(drafts.map((_, n) => ({ ...queryAt(n), hidden: queryAt(n).hidden !== (n === i) })))}
             onRemove={() => remove(i)}
             onFocus={() => (focused.current = i)}
             handle={(h) => (h ? editors.current.set(i, h) : editors.current.delete(i))}
           />
         ))}
-        {formatError && <Failure error={formatError} />}
+        {formatError && <FormatError error={formatError} />}
         <div class="bar">
           <div class="actions">
             {running ? (
@@ -272,6 +288,19 @@ function Row(props: {
   )
 }
 
+/** Why a query cannot be laid out: where it is wrong, if the server says. */
+function FormatError({ error }: { error: Error }) {
+  const at = positionOf(error.message)
+  if (!at) return <Failure error={error} />
+  return (
+    <Notice tone="warning">
+      <p class="said">
+        It cannot be laid out. Line {at.line}, column {at.column}: {at.text}
+      </p>
+    </Notice>
+  )
+}
+
 function Toggle({ label, on, onChange }: { label: string; on: boolean; onChange: (on: boolean) => void }) {
   return (
     <label>
@@ -287,8 +316,25 @@ function Options({ state, change }: { state: State; change: (c: Partial<State>) 
   const wrong = timeout.trim() !== '' && parseDuration(timeout) === undefined
   const done = () => !wrong && timeout.trim() !== state.timeout && change({ timeout: timeout.trim() })
   const n = [state.strong, state.partial, state.fresh, state.timeout !== ''].filter(Boolean).length
+  const box = useRef<HTMLDetailsElement>(null)
+  useEffect(() => {
+    const out = (e: Event) => {
+      if (box.current && !box.current.contains(e.target as Node)) box.current.open = false
+    }
+    addEventListener('pointerdown', out)
+    addEventListener('focusin', out)
+    return () => {
+      removeEventListener('pointerdown', out)
+      removeEventListener('focusin', out)
+    }
+  }, [])
+  const close = (e: KeyboardEvent) => {
+    if (e.key !== 'Escape' || !box.current?.open) return
+    box.current.open = false
+    box.current.querySelector('summary')?.focus()
+  }
   return (
-    <details class="options">
+    <details class="options" ref={box} onKeyDown={close}>
       <summary>Options{n > 0 && ` (${n})`}</summary>
       <div>
         <Toggle label="Strong read: with everything acknowledged before now" on={state.strong} onChange={(strong) => change({ strong })} />

@@ -90,7 +90,7 @@ export function Legend({ lines, unit, colour, hidden, onHide, onPoint, prefix }:
               return (
                 <tr key={l.key} class={off ? 'off' : undefined} onMouseEnter={() => onPoint(l.key)}>
                   <td>
-                    <button type="button" class="series" aria-pressed={!off} title="Click: only this one. Ctrl-click: in or out." onClick={(e) => choose(l, e.ctrlKey || e.metaKey)}>
+                    <button type="button" class="series" aria-pressed={!off} title="Click: only this one. Ctrl-click: in or out." onClick={(e) => choose(l, e.ctrlKey || e.metaKey)} onKeyDown={(e) => toggleKey(e, () => choose(l, true))}>
                       <span class="swatch" style={{ background: off ? 'transparent' : colour(l), borderColor: colour(l) }} />
                       <span class="name" title={long(l) ? seriesName(l.labels) : undefined}>
                         {prefix(l)}
@@ -116,6 +116,13 @@ export function Legend({ lines, unit, colour, hidden, onHide, onPoint, prefix }:
       )}
     </div>
   )
+}
+
+/** Ctrl-Enter and Ctrl-Space do what Ctrl-click does; browsers make no click of them. */
+function toggleKey(e: KeyboardEvent, toggle: () => void) {
+  if (!(e.ctrlKey || e.metaKey) || (e.key !== 'Enter' && e.key !== ' ')) return
+  e.preventDefault()
+  toggle()
 }
 
 /** Whether a name may not fit into the few lines that it gets. */

@@ -25,6 +25,10 @@ describe('links to Prometheus', () => {
     expect(read('g0.expr=a&g0.range_input=999999999999y').range).toBe(read('g0.expr=a&g0.range_input=100y').range)
     expect(paramsOf(read('g0.expr=a&g0.range_input=10y')).get('g0.range_input')).toBe('10y')
   })
+  it('hides one of several, and never the only one', () => {
+    expect(read('g0.expr=a&g0.hide=1&g1.expr=b').queries.map((q) => q.hidden)).toEqual([true, false])
+    expect(read('g0.expr=a&g0.hide=1').queries[0]!.hidden).toBe(false)
+  })
   it('bounds how many', () => {
     expect(read(Array.from({ length: 50 }, (_, i) => `g${i}.expr=a`).join('&')).queries).toHaveLength(20)
   })

@@ -81,7 +81,8 @@ function stepOf(text: string | null): number | undefined {
 export function stateOf(params: URLSearchParams): State {
   const numbers = [...params.keys()].flatMap((k) => /^g(\d{1,3})\.expr$/.exec(k)?.[1] ?? [])
   const sorted = [...new Set(numbers)].map(Number).sort((a, b) => a - b).slice(0, maxQueries)
-  const queries = sorted.map((n) => ({ expr: params.get(`g${n}.expr`) ?? '', hidden: params.get(`g${n}.hide`) === '1' }))
+  // One alone is not hidden: nothing would show it again.
+  const queries = sorted.map((n) => ({ expr: params.get(`g${n}.expr`) ?? '', hidden: sorted.length > 1 && params.get(`g${n}.hide`) === '1' }))
   const first = (name: string) => params.get(`g${sorted[0] ?? 0}.${name}`)
   const tab = first('tab')
   const timeout = params.get('timeout') ?? ''
