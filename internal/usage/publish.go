@@ -15,6 +15,7 @@ type told struct {
 	once    bool  // a summary is there
 	dirty   bool  // it is not what is so now
 	series  int64 // in it
+	inHeads int64 // in it
 	limited bool  // in it
 	at      int64 // log time of the collection, ms
 
@@ -118,7 +119,7 @@ func (t *Tracker) collectTenant(recs []log.Record, src *Source, name schema.Tena
 	} else if recs = s.dropChunks(recs, src, name, 0); d.known > 0 {
 		d.known, d.tail = 0, nil
 	}
-	if d.once && d.limited == s.limited && (!d.dirty || !s.limited && d.recent(s.active, t.logTime)) {
+	if d.once && d.limited == s.limited && (!d.dirty || !s.limited && d.recent(s, t.logTime)) {
 		return recs
 	}
 	sum := summary{
@@ -130,15 +131,16 @@ func (t *Tracker) collectTenant(recs []log.Record, src *Source, name schema.Tena
 		}
 	}
 	slices.Sort(sum.Producers)
-	d.once, d.dirty, d.series, d.limited, d.at = true, false, s.active, s.limited, t.logTime
+	d.once, d.dirty, d.series, d.inHeads, d.limited, d.at = true, false, s.active, s.inHeads, s.limited, t.logTime
 	return append(recs, src.record(name, -1, encodeJSON(sum)))
 }
 
 // recent says that what was told of a tenant without a limit is good enough.
-func (d *told) recent(series, now int64) bool {
-	notable := max(series-d.series, d.series-series) > max(10, d.series/20)
-	return now-d.at < quietFor || !notable && now-d.at < 6*quietFor
+func (d *told) recent(s *tenantSeries, now int64) bool {
+	return now-d.at < quietFor || !notable(d.series, s.active) && !notable(d.inHeads, s.inHeads) && now-d.at < 6*quietFor
 }
+
+func notable(before, now int64) bool { return max(now-before, before-now) > max(10, before/20) }
 
 // tellHashes appends the chunks that tell of new series, or of all.
 func (s *tenantSeries) tellHashes(recs []log.Record, src *Source, name schema.Tenant, run uint64) []log.Record {

@@ -172,7 +172,9 @@ func (t *Tracker) NewSeries(tenant schema.Tenant, n int) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tenant(tenant).inHeads += int64(n)
+	s := t.tenant(tenant)
+	s.inHeads += int64(n)
+	s.told.dirty = true
 }
 
 // Cut notes that a generation has ended.

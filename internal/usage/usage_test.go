@@ -163,6 +163,32 @@ func TestTraffic(t *testing.T) {
 	require.Less(t, total/1000, 2000)
 }
 
+// Series that are active already and come back after the end of a generation are told to be in heads again.
+func TestHeadsFillAgain(t *testing.T) {
+	for _, limited := range []bool{false, true} {
+		o, tr := newTopic(t), NewTracker()
+		heads := func(want int64) {
+			t.Helper()
+			o.now += 2 * quietFor
+			tr.Tick(o.now)
+			o.take(tr.Collect(Source{Instance: "c", Partition: 0}, true))
+			require.Equal(t, []int64{100, want}, []int64{o.View("a").Series, o.View("a").InHeads})
+		}
+		tr.Tick(o.now)
+		if limited {
+			tr.Limit("a", limit(1000))
+		}
+		mark(tr, "a", 0, 100)
+		tr.NewSeries("a", 100)
+		heads(100)
+		tr.Cut()
+		heads(0)
+		mark(tr, "a", 0, 100)
+		tr.NewSeries("a", 100)
+		heads(100)
+	}
+}
+
 // A series counts until it has been idle for long enough, and a record from the future does not end it.
 func TestIdleSeries(t *testing.T) {
 	o := newTopic(t)
