@@ -111,7 +111,9 @@ var browsers, others = make(chan struct{}, 1), make(chan struct{}, 3)
 func beside(t *testing.T, places chan struct{}) {
 	t.Helper()
 	t.Parallel()
+	begun := time.Now()
 	places <- struct{}{}
+	t.Logf("waited %s for its place, which counts as the test's time", time.Since(begun).Round(time.Second))
 	t.Cleanup(func() { <-places })
 }
 

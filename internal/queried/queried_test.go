@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	waitFor = 10 * time.Second
+	waitFor = time.Minute
 	tick    = 2 * time.Millisecond
 )
 
