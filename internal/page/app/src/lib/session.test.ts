@@ -17,6 +17,13 @@ async function opened(search: string): Promise<Session> {
   return new (await import('./session')).Session()
 }
 
+/** What somebody leaves in this browser who has looked at a tenant. */
+async function lookedAt(tenant: string, as = access()) {
+  const before = await opened('')
+  before.admit(as)
+  before.choose(tenant)
+}
+
 beforeEach(() => {
   vi.stubGlobal('location', { search: '' })
   vi.stubGlobal('localStorage', storage())
@@ -24,18 +31,14 @@ beforeEach(() => {
 })
 
 test('the tenant looked at last is shown where the address says nothing', async () => {
-  const before = await opened('')
-  before.admit(access())
-  before.choose('team-a')
+  await lookedAt('team-a')
   const s = await opened('')
   s.admit(access())
   expect(s.tenant).toBe('team-a')
 })
 
 test('a link without a tenant shows what its sender saw: the default one', async () => {
-  const before = await opened('')
-  before.admit(access())
-  before.choose('team-a')
+  await lookedAt('team-a')
   const s = await opened('?g0.expr=up')
   s.admit(access())
   expect(s.tenant).toBe('')
@@ -43,18 +46,14 @@ test('a link without a tenant shows what its sender saw: the default one', async
 })
 
 test('where there is no default tenant, such a link shows the one looked at last', async () => {
-  const before = await opened('')
-  before.admit(withUsers('a', 'b'))
-  before.choose('b')
+  await lookedAt('b', withUsers('a', 'b'))
   const s = await opened('?g0.expr=up')
   s.admit(withUsers('a', 'b'))
   expect(s.tenant).toBe('b')
 })
 
 test('a tenant that somebody else chose in this browser is forgotten, one that a link names is not', async () => {
-  const before = await opened('')
-  before.admit(access())
-  before.choose('team-a')
+  await lookedAt('team-a')
   const s = await opened('')
   s.admit(withUsers('mine'))
   expect(s.tenant).toBe('mine')
